@@ -1,0 +1,275 @@
+"""unime/door.py: an artifact is whole, true to what it was made from, and a killed run goes on from what it had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unime import config, door
+from unime.door import Door
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = [Path("unime/door.py")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with the default config.yaml."""
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the library in which the suite is small: about a second of work."""
+    shutil.copytree(ROOT / "unime", tmp_path / "unime", ignore=shutil.ignore_patterns("__pycache__"))
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    values["nano"]["suite"] |= {"train_rows": 40, "eval_rows": 40, "candidates": 20}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def made(run: Callable[..., str], **more: object) -> Door:
+    return Door(sections=("mine",), inputs=("in",), outputs=("out/table",), run=run, **more)  # type: ignore[arg-type]
+
+
+def enter(it: Door, item: str | None = None) -> str:
+    return door.enter("toy", it, item, Path("config.yaml"), CODE)
+
+
+def write(config_view: config.View, job: object, inputs: list[Path], outputs: list[Path]) -> str:
+    outputs[0].write_text(f"{inputs[0].read_text()} {config_view.mine.beta}")
+    return "one table"
+
+
+def start(checkout: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The stage's process, stopped in the middle of its work."""
+    log = checkout / "logs/suite.log"
+    log.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unime", "suite", *arguments], cwd=checkout, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 30
+    while not list((checkout / "data").glob(".nano.*.tmp")):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "unime", *arguments], cwd=checkout, capture_output=True, text=True)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# The order of things
+
+
+def test_one_line_says_what_was_made_and_nothing_else_is_left(here: Path) -> None:
+    Path("in").write_text("a")
+    assert enter(made(write)) == "made out/table: one table"
+    assert Path("out/table").read_text() == "a 0.01"
+    assert os.listdir("out") == ["table"] and os.listdir("scratch") == ["locks"]
+    assert "one table" in Path("logs/toy.log").read_text()
+
+
+def test_progress_is_found_again_if_and_only_if_nothing_has_changed(here: Path) -> None:
+    seen: list[tuple[Path, bool]] = []
+
+    def stumble(config_view: config.View, job: door.Job, inputs: list[Path], outputs: list[Path]) -> str:
+        seen.append((job.scratch, (job.scratch / "part").exists()))
+        (job.scratch / "part").write_text("done")
+        raise ValueError("stumbled")
+
+    def again() -> None:
+        with pytest.raises(ValueError, match="stumbled"):
+            enter(made(stumble))
+
+    Path("in").mkdir()
+    Path("in/a").write_text("a")
+    again()
+    again()
+    Path("in/a").write_text("b")
+    again()
+    text = Path("config.yaml").read_text()
+    Path("config.yaml").write_text(text.replace("beta: 0.01", "beta: 0.02"))
+    again()
+    Path("config.yaml").write_text(text.replace("lr: 0.002", "lr: 0.003"))  # not this door's business
+    Path("in/a").write_text("a")
+    Path("in/.snakemake_timestamp").touch()  # not part of the artifact
+    os.utime("in/a", (0, 0))
+    again()
+    assert [found for _, found in seen] == [False, True, False, False, True]
+    assert seen[0][0] == seen[1][0] == seen[4][0] and len({scratch for scratch, _ in seen}) == 3
+    enter(made(lambda view, job, inputs, outputs: outputs[0].touch() or "whole"))
+    assert os.listdir("scratch") == ["locks"]
+
+
+def test_large_inputs_enter_the_digest_by_both_ends(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "LARGE", 1 << 10)
+    Path("in").write_bytes(bytes(4 << 20))
+    before = door._contents([Path("in")])
+    with Path("in").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    assert door._contents([Path("in")]) != before
+
+
+def test_a_failed_run_keeps_the_output_of_the_last_good_one(here: Path) -> None:
+    Path("in").write_text("a")
+    enter(made(write))
+
+    def fails(view: object, job: object, inputs: list[Path], outputs: list[Path]) -> str:
+        outputs[0].write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        enter(made(fails))
+    assert Path("out/table").read_text() == "a 0.01" and os.listdir("out") == ["table"]
+
+
+def test_an_output_that_was_not_written_is_an_error(here: Path) -> None:
+    Path("in").write_text("a")
+    with pytest.raises(door.StageError, match="out/table was not written"):
+        enter(made(lambda view, job, inputs, outputs: "nothing"))
+
+
+def test_a_door_cannot_read_what_it_does_not_declare(here: Path) -> None:
+    Path("in").write_text("a")
+    with pytest.raises(AttributeError, match="does not declare the section 'judge'"):
+        enter(made(lambda view, job, inputs, outputs: str(view.judge.mode)))
+
+
+def test_a_missing_input_is_named_with_the_way_to_make_it(here: Path) -> None:
+    with pytest.raises(door.StageError, match="in: no such input; `snakemake in` makes it"):
+        enter(made(write))
+
+
+def test_folders_of_tasks_no_longer_asked_for_are_swept(here: Path) -> None:
+    tasks = config.load("config.yaml").evaluate.tasks
+    for name in (tasks[0], "Gone"):
+        (Path("in") / name).mkdir(parents=True)
+    enter(made(lambda view, job, inputs, outputs: outputs[0].touch() or "swept", items="evaluate.tasks", sweep=("in",)))
+    assert os.listdir("in") == [tasks[0]]
+
+
+def test_items_are_checked_against_the_configuration(here: Path) -> None:
+    Path("in").write_text("a")
+    it = Door(sections=("mine",), inputs=("in",), outputs=("out/{item}",), run=write, items="evaluate.tasks")
+    assert enter(it, "NanoObject") == "made out/NanoObject: one table"
+    with pytest.raises(door.StageError, match="'NanoObjekt' is not in evaluate.tasks; nearest: 'NanoObject'"):
+        enter(it, "NanoObjekt")
+    with pytest.raises(door.StageError, match="runs once per item"):
+        enter(it)
+    with pytest.raises(door.StageError, match="takes no item"):
+        enter(made(write), "NanoObject")
+
+
+def test_threads_come_from_the_scheduler_else_from_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = made(write, threads=2)
+    monkeypatch.delenv("UNIME_THREADS", raising=False)
+    assert door.threads(it) == 2
+    monkeypatch.setenv("UNIME_THREADS", "5")
+    assert door.threads(it) == 5
+    monkeypatch.setenv("UNIME_THREADS", "none")
+    with pytest.raises(door.StageError, match="'none'"):
+        door.threads(it)
+
+
+def test_an_input_or_parameter_that_changes_meanwhile_spoils_the_run_a_touch_does_not(here: Path) -> None:
+    def meddle(change: Callable[[], object]) -> Callable[..., str]:
+        def work(view: config.View, job: object, inputs: list[Path], outputs: list[Path]) -> str:
+            change()
+            return write(view, job, inputs, outputs)
+
+        return work
+
+    Path("in").write_text("a")
+    enter(made(meddle(lambda: os.utime("in", (0, 0)))))
+    with pytest.raises(door.StageError, match="^in changed while toy was running"):
+        enter(made(meddle(lambda: Path("in").write_text("b"))))
+    good = Path("config.yaml").read_text()
+    with pytest.raises(door.StageError, match=r"config.yaml \(mine\) changed"):
+        enter(made(meddle(lambda: Path("config.yaml").write_text(good.replace("beta: 0.01", "beta: 0.02")))))
+    with pytest.raises(door.StageError, match=r"config.yaml \(no longer valid\) changed"):
+        enter(made(meddle(lambda: Path("config.yaml").write_text("mine:"))))
+    Path("config.yaml").write_text(good)
+    enter(made(meddle(lambda: Path("config.yaml").write_text(good.replace("lr: 0.002", "lr: 0.003")))))
+
+
+# The real command line
+
+
+def test_help_lists_every_stage_in_data_flow_order() -> None:
+    text = run(ROOT, "--help").stdout
+    listed = [line.split()[0] for line in text.partition("stages:")[2].strip().splitlines()]
+    assert listed.index("suite") < listed.index("data_train") < listed.index("retrieve") < listed.index("judge") < listed.index("mine")
+    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 15
+
+
+def test_an_unknown_stage_is_answered_with_the_nearest_name() -> None:
+    done = run(ROOT, "jugde")
+    assert done.returncode == 2 and done.stderr.strip() == "error: no stage 'jugde'; nearest: 'judge'"
+
+
+def test_a_wrong_configuration_is_refused_before_anything_runs(checkout: Path) -> None:
+    (checkout / "other.yaml").write_text((checkout / "config.yaml").read_text().replace("beta:", "betta:"))
+    done = run(checkout, "suite", "--config", "other.yaml")
+    assert done.returncode == 2 and "mine.betta: unknown key (nearest: 'beta')" in done.stderr and "Traceback" not in done.stderr
+    assert not (checkout / "data").exists()
+
+
+def test_a_module_edited_while_a_stage_runs_spoils_the_run(checkout: Path) -> None:
+    process = start(checkout)
+    with (checkout / "unime/artifacts.py").open("a") as file:
+        file.write("# edited\n")
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == ""
+    assert err.startswith("error: unime/artifacts.py changed while suite was running: its output is thrown away and not recorded")
+    assert os.listdir(checkout / "data") == []
+    assert run(checkout, "suite").stdout.startswith("made data/nano: 11 training sets of 440 rows")
+
+
+def test_a_kill_leaves_the_last_good_output_and_the_next_run_cleans_up(checkout: Path) -> None:
+    assert run(checkout, "suite").returncode == 0
+    good = content(checkout / "data/nano")
+    text = (checkout / "config.yaml").read_text()
+    (checkout / "config.yaml").write_text(text.replace("seed: 7", "seed: 8"))
+    process = start(checkout)
+    process.kill()
+    process.communicate()
+    left = sorted(os.listdir(checkout / "data"))
+    assert len(left) == 2 and left[0].endswith(".tmp") and content(checkout / "data/nano") == good != {}
+    assert run(checkout, "suite").returncode == 0
+    assert os.listdir(checkout / "data") == ["nano"] and content(checkout / "data/nano") != good
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_stage_takes_its_temporary_files_along(checkout: Path, number: signal.Signals, code: int) -> None:
+    process = start(checkout)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == code and os.listdir(checkout / "data") == []
+
+
+def test_two_processes_do_not_make_the_same_stage(checkout: Path) -> None:
+    process = start(checkout)
+    second = run(checkout, "suite")
+    assert second.returncode == 1 and f"suite is being made by process {process.pid}" in second.stderr
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate()[0].startswith("made data/nano")

@@ -1,0 +1,170 @@
+"""Precision@1, recall@k and the order of candidates agree with a plain implementation and with closed forms, ties included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unime.config import ConfigError
+from unime.evaluate import tasks
+from unime.evaluate.metrics import TIE_RULES, Pool, order, ranks, recall_at, similarities
+
+
+def plain_rank(scores: list[float], ids: list[str], right: int, rule: str, names: dict[str, str]) -> int:
+    """One query at a time, straight from the rules' words; independent of the library."""
+    seen: dict[str, float] = {}
+    for i, s in zip(ids, scores, strict=True):
+        seen.setdefault(i, s)
+    if rule == "content":
+        return sum(1 for i, s in seen.items() if i != ids[right] and s >= seen[ids[right]])
+    if rule == "name":
+        best = max(s for i, s in seen.items() if names[i] == names[ids[right]])
+        return sum(1 for i, s in seen.items() if names[i] != names[ids[right]] and s > best)
+    ahead = list(seen).index(ids[right])
+    return sum(1 for k, (i, s) in enumerate(seen.items()) if i != ids[right] and (s > seen[ids[right]] or (s == seen[ids[right]] and k < ahead)))
+
+
+def ragged(seed: int, queries: int = 300):
+    """Lists of 1 to 12 candidates with repeats, few distinct scores (ties are common), names that several ids share."""
+    rng = np.random.default_rng(seed)
+    lists = [[f"id{rng.integers(9)}" for _ in range(rng.integers(1, 13))] for _ in range(queries)]
+    right = [int(rng.integers(len(row))) for row in lists]
+    names = {f"id{k}": f"name{k % 4}" for k in range(9)}
+    value = rng.integers(0, 4, size=(queries, 9)) / 4
+    scores = [[float(value[k, int(i[2:])]) for i in row] for k, row in enumerate(lists)]
+    return lists, right, names, scores
+
+
+def padded(pool: Pool, scores: list[list[float]]) -> np.ndarray:
+    found = np.full(pool.columns.shape, np.nan, dtype=np.float32)  # NaN: absent places must never be read
+    for k, row in enumerate(scores):
+        found[k, : len(row)] = row
+    found[pool.columns < 0] = np.nan
+    return found
+
+
+@pytest.mark.parametrize("rule", TIE_RULES)
+def test_ranks_equal_a_plain_loop_on_ragged_lists_with_ties_and_repeats(rule):
+    lists, right, names, scores = ragged(1)
+    pool = Pool.of(lists, right, names if rule == "name" else None)
+    found = ranks(padded(pool, scores), pool, rule)
+    plain = [plain_rank(s, ids, r, rule, names) for s, ids, r in zip(scores, lists, right, strict=True)]
+    assert len(set(plain)) > 3, "the data must have easy and hard rows"
+    assert found.tolist() == plain
+    for k in (1, 2, 5):
+        assert recall_at(found, k) == pytest.approx(sum(p < k for p in plain) / len(plain))
+
+
+def test_the_rules_differ_on_ties_and_agree_without():
+    lists, right, names, scores = ragged(2)
+    means = set()
+    for rule in TIE_RULES:
+        pool = Pool.of(lists, right, names if rule == "name" else None)
+        means.add(recall_at(ranks(padded(pool, scores), pool, rule), 1))
+    assert len(means) == 3
+    rng = np.random.default_rng(0)
+    pool = Pool.of([[f"c{k}" for k in range(8)]] * 50, rng.integers(0, 8, 50).tolist())
+    distinct = rng.permuted(np.tile(np.arange(8.0), (50, 1)), axis=1)
+    results = [ranks(distinct, pool, rule).tolist() for rule in TIE_RULES]
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("rule", TIE_RULES)
+def test_the_first_of_the_order_is_wanted_exactly_when_the_answer_is_right(rule):
+    lists, right, names, scores = ragged(3)
+    pool = Pool.of(lists, right, names if rule == "name" else None)
+    padded_scores = padded(pool, scores)
+    places = order(padded_scores, pool, rule)
+    found = ranks(padded_scores, pool, rule)
+    first_wanted = [int(np.flatnonzero(pool.wanted[k, row[row >= 0]])[0]) for k, row in enumerate(places)]
+    assert first_wanted == found.tolist()
+    for k, row in enumerate(places):
+        kept = row[row >= 0]
+        assert sorted(pool.ids[c] for c in pool.columns[k, kept]) == sorted(set(lists[k])), "every distinct candidate once"
+        assert (np.diff(padded_scores[k, kept]) <= 0).all(), "best first"
+        assert (row[len(kept) :] == -1).all()
+
+
+def test_a_model_that_scores_all_alike_earns_nothing_unless_all_candidates_are_the_right_one():
+    pool = Pool.of([["a", "b", "c"], ["a", "a"], ["b"]], [0, 1, 0])
+    alike = np.full(pool.columns.shape, 0.5)
+    assert (ranks(alike, pool, "content") == 0).tolist() == [False, True, True]
+    assert (ranks(alike, pool, "first") == 0).tolist() == [True, True, True]
+    same_name = Pool.of([["a", "b", "c"], ["a", "a"], ["b"]], [0, 1, 0], {"a": "x", "b": "y", "c": "y"})
+    assert (ranks(alike, same_name, "name") == 0).tolist() == [True, True, True]
+
+
+def test_equal_content_counts_and_equal_names_count_only_under_their_rule():
+    lists, right = [["cat", "dog", "cat "]], [0]
+    scores = np.array([[0.1, 0.2, 0.3]])
+    assert ranks(scores, Pool.of(lists, right), "content")[0] == 2
+    assert ranks(scores, Pool.of(lists, right, {"cat": "cat", "cat ": "cat", "dog": "dog"}), "name")[0] == 0
+    twice = Pool.of([["cat", "dog", "cat"]], [2])
+    assert ranks(np.array([[0.3, 0.2, 0.3]]), twice, "content")[0] == 0
+
+
+def test_a_right_score_in_the_wrong_row_is_caught_by_recall_over_all():
+    n, c = 400, 10
+    rng = np.random.default_rng(4)
+    pool = Pool.of([[f"c{k}" for k in range(c)]] * n, [0] * n)
+    found = ranks(rng.random((n, c)), pool, "content")
+    for k in range(1, c + 1):  # the rank of the right one is uniform for a random model
+        assert recall_at(found, k) == pytest.approx(k / c, abs=0.08)
+    assert recall_at(found, c) == 1.0
+
+
+def test_one_product_and_gathering_give_the_same_bits_and_equal_vectors_tie(monkeypatch):
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((40, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[30:] = vectors[:10]  # other ids, the same vectors
+    queries = vectors[rng.integers(0, 40, 33)]
+    columns = rng.integers(-1, 40, (33, 17))
+    from unime.evaluate import metrics
+
+    product = similarities(queries, vectors, columns)
+    monkeypatch.setattr(metrics, "_SHARED", 0)
+    monkeypatch.setattr(metrics, "_BLOCK", 17 * 24 * 5)
+    gathered = similarities(queries, vectors, columns)
+    assert np.array_equal(product, gathered)
+    plain = np.array([[-np.inf if c < 0 else vectors[c].astype(float) @ q.astype(float) for c in row] for q, row in zip(queries, columns, strict=True)])
+    assert np.allclose(product, plain, atol=1e-6) and np.isinf(product).any()
+    both = np.tile(np.arange(40), (33, 1))
+    table = similarities(queries, vectors, both)
+    assert np.array_equal(table[:, 30:], table[:, :10])
+
+
+def test_bad_input_names_the_query_and_the_value():
+    with pytest.raises(ValueError, match="query 1: the right answer is number 2 of 2 candidates"):
+        Pool.of([["a"], ["a", "b"]], [0, 2])
+    with pytest.raises(ValueError, match="query 0: the right answer is number 0 of 0"):
+        Pool.of([[]], [0])
+    pool = Pool.of([["a", "b"]], [0])
+    with pytest.raises(ValueError, match="query 0: the score of candidate b is NaN"):
+        ranks(np.array([[0.1, np.nan]]), pool, "content")
+    with pytest.raises(ValueError, match="'best' is not one of content, first, name"):
+        ranks(np.array([[0.1, 0.2]]), pool, "best")
+    with pytest.raises(ValueError, match=r"shape \(1, 3\)"):
+        ranks(np.zeros((1, 3)), pool, "content")
+
+
+def test_the_registry_holds_the_papers_36_tasks_and_the_suites_18():
+    mmeb = [name for name, known in tasks.TASKS.items() if known.suite == "mmeb"]
+    sizes = {mean: len(tasks.members(mean, mmeb)) for mean in tasks.MEANS}
+    assert sizes == {"classification": 10, "vqa": 10, "retrieval": 12, "grounding": 4, "ind": 20, "ood": 16, "overall": 36}
+    nano = [name for name in tasks.TASKS if name not in mmeb]
+    assert len(nano) == 18
+    for meta in tasks.META:
+        splits = {tasks.task(name).split for name in tasks.members(meta, nano)}
+        assert splits == {"ind", "ood"} and len(tasks.members(meta, nano)) >= 3
+    with pytest.raises(ConfigError, match="'NanoCrops' is no known task; nearest: 'NanoCrop'"):
+        tasks.task("NanoCrops")
+
+
+def test_published_means_are_comparable_only_with_exactly_mmebs_own_tasks():
+    mmeb = [name for name, known in tasks.TASKS.items() if known.suite == "mmeb"]
+    assert all(tasks.is_mmeb(mean, mmeb) for mean in tasks.MEANS)
+    assert not any(tasks.is_mmeb(mean, ["NanoCrop"]) for mean in tasks.MEANS)
+    grounding = ["MSCOCO", "RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing"]
+    assert [m for m in tasks.MEANS if tasks.is_mmeb(m, grounding)] == ["grounding"]
+    assert not tasks.is_mmeb("grounding", [*grounding, "NanoCrop"])

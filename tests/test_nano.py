@@ -1,0 +1,241 @@
+"""The embedded suite and its MLLM: what must hold of scenes, files, lessons, packing and pretraining."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from unime import prompts
+from unime.artifacts import TRUTH, content_id, read_table
+from unime.nano import kinds, lessons, makers, packing, probe, scenes
+from unime.nano import model as nano_model
+from unime.nano import suite as writer
+from unime.nano.truth import Truth
+
+
+def digest_of(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ---- scenes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_disjoint_and_training_never_shows_a_held_out_pair():
+    rng = np.random.default_rng(0)
+    drawn = {split: {scenes.draw_scene(rng, split) for _ in range(300)} for split in ("train", "test", "held")}
+    assert not drawn["train"] & drawn["test"]
+    assert not any(thing.held for split in ("train", "test") for scene in drawn[split] for thing in scene)
+    assert all(any(thing.held for thing in scene) for scene in drawn["held"])
+
+
+@pytest.mark.parametrize("attribute", list(scenes.ATTRIBUTES))
+def test_a_change_touches_one_attribute_of_one_thing_and_brings_in_no_held_out_pair(attribute):
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        scene = scenes.draw_scene(rng, "train")
+        other = scenes.change(rng, scene, attribute)
+        gone, new = set(scene) - set(other), set(other) - set(scene)
+        assert len(gone) == len(new) == 1 and len(other) == len(scene)
+        a, b = gone.pop(), new.pop()
+        assert [f for f in a._fields if getattr(a, f) != getattr(b, f)] == [attribute]
+        assert not b.held
+
+
+def test_a_caption_is_shown_only_by_a_scene_that_has_each_named_thing():
+    red = scenes.Thing("top left", "large", "red", "circle")
+    blue = scenes.Thing("top right", "small", "blue", "circle")
+    assert scenes.shows((red, blue), (scenes.Thing("", "", "blue", "circle"),))
+    assert not scenes.shows((red,), (scenes.Thing("", "small", "red", "circle"),))
+    # two named things are two things, in whatever order they are matched
+    assert scenes.shows((red, blue), (scenes.Thing("", "", "red", "circle"), scenes.Thing("", "", "blue", "circle")))
+    assert not scenes.shows((red,), (red, red))
+
+
+# ---- suite --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_suite_has_the_published_layout_and_columns(suite):
+    for name in kinds.TRAIN_SETS:
+        table = pl.read_parquet(suite / "MMEB-train" / name / "original-00000-of-00001.parquet")
+        assert table.columns == ["qry", "qry_image_path", "pos_text", "pos_image_path"]
+        members = set()
+        with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{name}.zip") as archive:
+            members = set(archive.namelist())
+        paths = {p for p in [*table["qry_image_path"], *table["pos_image_path"]] if p}
+        assert paths == members and all(p.startswith(f"images/{name}/Train/") for p in paths)
+        diverse = pl.read_parquet(suite / "MMEB-train" / name / "diverse_instruction-00000-of-00001.parquet")
+        assert diverse["qry"].to_list() != table["qry"].to_list()
+        assert diverse["pos_text"].to_list() == table["pos_text"].to_list()
+    for task in kinds.TASKS:
+        table = pl.read_parquet(suite / "MMEB-eval" / task / "test-00000-of-00001.parquet")
+        words, lists = pl.String, pl.List(pl.String)
+        assert table.schema == {"qry_text": words, "qry_img_path": words, "tgt_text": lists, "tgt_img_path": lists}
+        assert (table["tgt_text"].list.len() == table["tgt_img_path"].list.len()).all()
+
+
+def test_two_writes_are_byte_identical_and_a_larger_one_keeps_its_sets_apart(suite, tmp_path, config):
+    settings = config.nano.suite.model_copy(update={"train_rows": 24, "eval_rows": 12, "candidates": 20})
+    writer.write(tmp_path / "again", settings)
+    assert digest_of(tmp_path / "again") == digest_of(suite)
+    writer.write(tmp_path / "other", settings.model_copy(update={"seed": 8}))
+    assert digest_of(tmp_path / "other") != digest_of(suite)
+
+
+def test_one_set_has_two_candidates_and_one_has_true_duplicates(suite):
+    meme = pl.read_parquet(suite / "MMEB-train" / "NanoMeme" / "original-00000-of-00001.parquet")
+    assert meme["pos_text"].n_unique() == 2
+    twins = pl.read_parquet(suite / "MMEB-train" / writer.DUPLICATES / "original-00000-of-00001.parquet")
+    with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{writer.DUPLICATES}.zip") as archive:
+        ids = [content_id(text, archive.read(path)) for text, path in zip(twins["pos_text"], twins["pos_image_path"], strict=True)]
+    assert len(set(ids)) < len(ids) == twins["pos_image_path"].n_unique(), "duplicates must be equal bytes under different names"
+
+
+def test_the_side_table_knows_every_training_item_and_says_that_each_positive_is_right(suite):
+    truth = Truth.load(suite / "truth.parquet")
+    for name in kinds.TRAIN_SETS:
+        table = pl.read_parquet(suite / "MMEB-train" / name / "original-00000-of-00001.parquet")
+        with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{name}.zip") as archive:
+            ids = [
+                [content_id(text, archive.read(path) if path else None) for text, path in zip(table[t], table[p], strict=True)]
+                for t, p in (("qry", "qry_image_path"), ("pos_text", "pos_image_path"))
+            ]
+        assert all(truth.matches(name, q, c) for q, c in zip(*ids, strict=True))
+
+
+def test_evaluation_candidates_hold_exactly_one_right_answer_and_it_is_the_first(config, monkeypatch):
+    for task, (kind_name, split) in kinds.TASKS.items():
+        kind, rng = kinds.KINDS[kind_name], np.random.default_rng(3)
+        rows = [kind.make(rng, split, kind.ood or kind.phrasings) for _ in range(10)]
+        for row in rows:
+            sides = writer._candidates(rng, kind, row, rows, 15)
+            right = [makers.meets(row.query.facts, side.facts) for side in sides]
+            assert right[0] and sum(right) == 1, task
+
+
+def test_ood_tasks_show_what_training_never_showed(suite):
+    trained = set()
+    for name in kinds.TRAIN_SETS:
+        for row in read_table(suite / "truth.parquet", TRUTH).filter(pl.col("dataset") == name)["facts"]:
+            trained.add(row)
+    text = " ".join(json.dumps(json.loads(row)) for row in trained)
+    held_labels = [f"{color} {shape}" for color, shape in scenes.HELD]
+    assert not any(label in text for label in held_labels)
+    for task, (kind_name, split) in kinds.TASKS.items():
+        if split == "held":
+            phrases = {p.split("{")[0] for p in kinds.KINDS[kind_name].ood}
+            assert phrases and not phrases & {p.split("{")[0] for k in kinds.TRAIN_SETS.values() for p in kinds.KINDS[k].phrasings}, task
+
+
+# ---- model --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_opens_with_plain_transformers_and_yes_and_no_are_single_tokens(nano):
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+    model = Qwen2VLForConditionalGeneration.from_pretrained(nano)
+    tokenizer = AutoTokenizer.from_pretrained(nano)
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 3e6
+    assert all(len(tokenizer.encode(word, add_special_tokens=False)) == 1 for word in (prompts.YES, prompts.NO))
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered, _ = packing.render([np.zeros((28, 28, 3), np.uint8), "What?"])
+    assert text == rendered
+
+
+def test_fast_patches_equal_the_processor_of_transformers(nano):
+    from PIL import Image
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    processor, rng = Qwen2VLImageProcessorPil.from_pretrained(nano), np.random.default_rng(0)
+    for side in (28, 56):
+        picture = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        expected = processor(images=[Image.fromarray(picture)], return_tensors="np")
+        assert expected["image_grid_thw"].tolist() == [[1, side // 14, side // 14]]
+        np.testing.assert_allclose(nano_model.patches(picture), expected["pixel_values"], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return nano_model.create(seed=3)
+
+
+def test_packed_lessons_give_the_losses_of_unpacked_ones(fresh):
+    """The packed loss sum over answers equals that of every branch alone, through the model's own positions and causal mask."""
+    model, tokenizer = fresh
+    model.eval()
+    image, pad = (tokenizer.convert_tokens_to_ids(t) for t in (nano_model.IMAGE, nano_model.PAD))
+    rng = np.random.default_rng(5)
+    groups = [lessons.judge(rng, name) for name in ("Caption_i2t", "Edit", "Crop", "Caption_t2i")]
+    groups += [lessons.judge_full(rng), lessons.answer(rng), lessons.pick(rng, "Twin")]
+    groups = [[branch._replace(words=0.0) for branch in group] for group in groups]
+    encoded = packing.encode(groups, tokenizer)
+    assert all((e.branch == 0).sum() > 30 for e in encoded[:5]), "prefixes must really be shared"
+    batch = packing.pack(encoded, pad, image)
+    assert batch["input_ids"].shape[0] < len(groups), "rows must really hold several groups"
+    packed = weighted_sum(model, batch)
+    alone = sum(weighted_sum(model, packing.pack(packing.encode([[b]], tokenizer), pad, image)) for g in groups for b in g)
+    plain = sum(plain_sum(model, tokenizer, branch, image) for group in groups for branch in group)
+    assert abs(packed - alone) < 1e-3 * abs(alone) and abs(packed - plain) < 1e-3 * abs(plain)
+
+
+@torch.no_grad()
+def weighted_sum(model, batch):
+    hidden = model.model(**{k: batch[k] for k in packing.INPUTS if k in batch}).last_hidden_state
+    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden).flatten(0, 1), batch["targets"].flatten(), reduction="none")
+    return float((losses * batch["weights"].flatten()).sum())
+
+
+@torch.no_grad()
+def plain_sum(model, tokenizer, branch, image):
+    """One branch through transformers' own position ids, no packing code but the rendered text."""
+    text, pictures = packing.render(branch.turn)
+    ask, told = (tokenizer.encode(t, add_special_tokens=False) for t in (text, branch.answer + nano_model.END))
+    ids = torch.tensor([ask + told])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == image).long()}
+    if pictures:
+        inputs["pixel_values"] = torch.from_numpy(np.concatenate([nano_model.patches(p) for p in pictures]))
+        inputs["image_grid_thw"] = torch.tensor([[1, p.shape[0] // 14, p.shape[1] // 14] for p in pictures])
+    losses = torch.nn.functional.cross_entropy(model(**inputs).logits[0, :-1], ids[0, 1:], reduction="none")
+    weights = torch.zeros(ids.shape[1] - 1)
+    weights[len(ask) - 1 :] = branch.weight
+    weights[-1] = 0.05 * branch.weight if branch.weight == 1.0 else branch.weight
+    return float((losses * weights).sum())
+
+
+def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, config):
+    from unime.nano import pretrain
+
+    settings = config.nano.pretrain.model_copy(update={"steps": 6, "groups": 2, "warmup": 2, "checkpoint": 2})
+    straight, _ = pretrain.train(settings, tmp_path / "a")
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_five(steps, total, label):
+        for step in steps:
+            if step == 5:
+                raise Stop
+            yield step
+
+    with pytest.raises(Stop):
+        pretrain.train(settings, tmp_path / "b", track=stop_at_five)
+    resumed, _ = pretrain.train(settings, tmp_path / "b")
+    start, _ = nano_model.create(settings.seed)
+    pairs = list(zip(straight.parameters(), resumed.parameters(), start.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in pairs)
+    assert any(not torch.equal(a, c) for a, _, c in pairs), "nothing was trained"
+
+
+def test_auc_counts_ties_half():
+    assert probe.auc(np.array([1.0, 2.0]), np.array([0.0, 0.5])) == 1.0
+    assert probe.auc(np.array([1.0]), np.array([1.0])) == 0.5
+    rng = np.random.default_rng(0)
+    right, wrong = rng.integers(0, 5, 40), rng.integers(0, 5, 30)
+    expected = np.mean([(r > w) + 0.5 * (r == w) for r in right for w in wrong])
+    assert abs(probe.auc(right, wrong) - expected) < 1e-12

@@ -1,0 +1,202 @@
+"""dvc.yaml, the doors, the rules and the environments say the same; the guard holds with DVC around it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unime.__main__ import open_door, stages
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "workflow"))
+
+from sync import synced  # noqa: E402
+
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+TABLE = {name: stage.get("do", stage) for name, stage in DVC.items()}
+ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+
+
+def sh(command: str, cwd: Path, code: int = 0) -> str:
+    """What a command prints, its exit code checked."""
+    done = subprocess.run(command, shell=True, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == code, done.stdout[-3000:]
+    return done.stdout
+
+
+def templates(paths: list[str]) -> list[str]:
+    return [path.replace("${", "{") for path in paths]
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    return dict(line.split("==") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Git checkout of this working tree, without artifacts, and with a smaller suite."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "a clone"
+    ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")  # of .dvc
+    for name in "unime workflow envs assets .dvc config.yaml dvc.yaml Snakefile pyproject.toml .gitignore .dvcignore".split():
+        source, target = ROOT / name, folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=ignore)
+        else:
+            shutil.copy(source, target)
+    (folder / "profiles").symlink_to("workflow/profiles")
+    text = (folder / "config.yaml").read_text()
+    for key, value in (("train_rows", 40), ("eval_rows", 40), ("candidates", 20)):
+        text = re.sub(rf"^(    {key}:) \d+", rf"\1 {value}", text, count=1, flags=re.M)
+    (folder / "config.yaml").write_text(text)
+    sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
+    return folder
+
+
+# dvc.yaml and the doors
+
+
+def test_there_is_a_stage_for_every_door() -> None:
+    assert sorted(DVC) == stages()
+
+
+def test_every_stage_names_exactly_the_code_that_it_can_run() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert "- unime/doors/judge.py" in text and synced(text) == text, "run: python workflow/sync.py"
+
+
+@pytest.mark.parametrize("stage", sorted(DVC))
+def test_a_stage_says_what_its_door_says(stage: str) -> None:
+    row, door = TABLE[stage], open_door(stage)
+    assert row["cmd"] == f"python -m unime {stage}" + (" ${item}" if door.per_item else "")
+    assert row["params"] == [{"config.yaml": list(door.sections)}]
+    data = [dep for dep in templates(row["deps"]) if not dep.startswith(("unime/", "envs/"))]
+    assert data == list(door.inputs)
+    assert sum(dep.startswith("envs/") for dep in row["deps"]) == 1
+    assert sorted(templates([*row["outs"], *row.get("metrics", [])])) == sorted(door.outputs)
+    assert DVC[stage].get("foreach") == (f"${{{door.items}}}" if door.per_item else None)
+
+
+def test_paths_that_a_door_takes_from_the_configuration_are_among_its_parameters() -> None:
+    for stage in stages():
+        door = open_door(stage)
+        for key in re.findall(r"\{([\w.]+)\}", " ".join(door.inputs + door.outputs)):
+            assert key == "item" or any(key == section or key.startswith(section + ".") for section in door.sections), (stage, key)
+
+
+# Rules, dvc.yaml and environments
+
+
+def test_rules_and_stages_have_the_same_names_outputs_edges_threads_and_environments(checkout: Path) -> None:
+    text = sh("snakemake -n --forceall", checkout)
+    script = """
+import json
+from dvc.repo import Repo
+with Repo() as repo:
+    graph = repo.index.graph
+    print(json.dumps({s.addressing: [sorted(o.def_path for o in s.outs), sorted(u.addressing for u in graph[s])] for s in graph}))
+"""
+    wanted = yaml.safe_load(
+        subprocess.run([sys.executable, "-c", script], cwd=checkout, text=True, stdout=subprocess.PIPE, check=True).stdout
+    )
+    mark = re.compile(r"\.dvc/tmp/snakemake/done/(\S+?)(?:,|\s|$)")
+    found, threads = {}, {}
+    for block in re.split(r"\n(?=(?:local)?rule )", text):
+        if not (parts := re.search(r"input: (.*)\n\s+output: (.*)", block)) or not (names := mark.findall(parts[2])):
+            continue
+        found[names[0]] = [sorted(path for path in parts[2].split(", ") if "/done/" not in path), sorted(mark.findall(parts[1]))]
+        count = re.search(r"threads: (\d+)", block)
+        threads[names[0].partition("@")[0]] = int(count[1]) if count else 1
+    assert len(found) > 40 and found == wanted
+    cores = os.cpu_count() or 1
+    assert threads == {stage: min(cores, open_door(stage).threads) for stage in stages()}
+
+
+def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:
+    found = {}
+    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for rule in re.split(r"^rule ", file.read_text(), flags=re.M)[1:]:
+            conda = re.search(r'conda:\s+"../../(envs/\w+\.yaml)"', rule)
+            found[rule.partition(":")[0]] = conda[1] if conda else None
+            assert all(f"    {part}:" in rule for part in ("input", "output", "log", "benchmark", "threads", "resources", "shell")), rule
+    assert found == {stage: next(dep for dep in row["deps"] if dep.startswith("envs/")) for stage, row in TABLE.items()}
+
+
+def test_environments_pin_what_the_project_pins() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert all("==" in line for line in project["dependencies"])
+    wanted, used = pins(project["dependencies"]), set()
+    for file in sorted((ROOT / "envs").glob("*.yaml")):
+        found = pins(yaml.safe_load(file.read_text())["dependencies"][-1]["pip"])
+        assert found == {name: wanted[name] for name in found}, file
+        used |= set(found)
+    assert used == set(wanted) - {"dvc", "dvc-data", "dvc-objects", "networkx", "snakemake"}
+
+
+def test_the_snakefile_is_a_table_of_contents() -> None:
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 50
+
+
+def test_a_second_truth_about_the_configuration_is_refused(checkout: Path) -> None:
+    assert "DVC reads config.yaml: write the values there" in sh("snakemake -n --config seed=1", checkout, code=1)
+
+
+def test_a_wrong_configuration_is_explained(checkout: Path) -> None:
+    good = (checkout / "config.yaml").read_text()
+    (checkout / "config.yaml").write_text(good.replace("negatives: 10 ", "negatives: 99 "))
+    text = sh("snakemake -n", checkout, code=1)
+    (checkout / "config.yaml").write_text(good)
+    assert "mine.negatives 99 must be at most retrieve.k 50" in text
+
+
+# One stage for real
+
+
+def test_a_rule_runs_its_stage_shows_one_line_and_then_there_is_nothing_to_do(checkout: Path) -> None:
+    text = sh("snakemake data/nano", checkout)
+    assert "\nstage suite\nmade data/nano: 11 training sets of 440 rows, 18 tasks of 720 queries" in text
+    assert "Running stage" not in text and "Running stage" in (checkout / "logs/dvc/suite.log").read_text()
+    assert list(yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]) == ["suite"]
+    assert "Nothing to be done" in sh("snakemake data/nano", checkout)
+    for path in (checkout / "data/nano").rglob("*"):
+        path.touch()
+    shutil.rmtree(checkout / ".snakemake")
+    assert "Nothing to be done" in sh("snakemake data/nano", checkout)
+    (checkout / "data/nano/truth.parquet").unlink()
+    text = sh("snakemake data/nano", checkout)
+    assert "suite: deleted data/nano" in text or "suite: modified data/nano" in text
+    assert "kept suite: unchanged, or restored from the cache" in text and (checkout / "data/nano/truth.parquet").exists()
+
+
+def test_a_configuration_edited_while_a_stage_runs_is_not_recorded(checkout: Path) -> None:
+    """DVC reads parameters after the command (its issue 11058): without the guard it would certify the old output for the new value."""
+    path = checkout / "config.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("    seed: 7 ", "    seed: 8 "))
+    before = (checkout / "dvc.lock").read_text() if (checkout / "dvc.lock").exists() else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "suite"], cwd=checkout, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while not (left := list((checkout / "data").glob(".nano.*.tmp"))):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    worker = int(left[0].name.split(".")[2])
+    os.kill(worker, signal.SIGSTOP)
+    path.write_text(good.replace("    seed: 7 ", "    seed: 9 "))
+    os.kill(worker, signal.SIGCONT)
+    _, err = process.communicate()
+    path.write_text(good.replace("    seed: 7 ", "    seed: 9 "))
+    assert process.returncode != 0 and "config.yaml (nano.suite) changed while suite was running" in err
+    assert ((checkout / "dvc.lock").read_text() if (checkout / "dvc.lock").exists() else None) == before
+    assert "made data/nano" in sh("snakemake data/nano", checkout)  # computed: no run of seed 8 was recorded for seed 9
+    path.write_text(good)

@@ -1,0 +1,98 @@
+"""The command line: `python -m unime <stage> [item]` makes one stage's artifacts; `python -m unime --help` lists the stages.
+
+Doors are opened by name, so the code that a stage depends on (unime/closure.py) is this frame and its own rooms, no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import graphlib
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from unime import closure, config, door, doors
+
+
+def stages() -> list[str]:
+    """Names of all doors, in the alphabet's order."""
+    return sorted(module.name for module in pkgutil.iter_modules(doors.__path__) if not module.name.startswith("_"))
+
+
+def open_door(stage: str) -> door.Door:
+    """The door of a stage.  Importing it loads no room."""
+    return importlib.import_module(f"{doors.__name__}.{stage}").DOOR
+
+
+def code_of(stage: str) -> list[Path]:
+    """Every file of the package that `python -m unime <stage>` may run."""
+    return closure.closure(__spec__.name if __name__ == "__main__" else __name__, f"{doors.__name__}.{stage}")
+
+
+def flow(names: list[str]) -> list[str]:
+    """Stages in data-flow order: who writes before who reads."""
+    try:
+        values = config.load()
+    except config.ConfigError:
+        values = None  # placeholders stay as they stand
+    reads, writes = {}, {}
+    for name in names:
+        it = open_door(name)
+        view = values.view(it.sections) if values else None
+        reads[name], writes[name] = (
+            [str(path) for path in it.paths(templates, view, "{item}")] if view else list(templates)
+            for templates in (it.inputs, it.outputs)
+        )
+    above = {
+        name: [other for other in names if any(_inside(a, b) or _inside(b, a) for a in reads[name] for b in writes[other])]
+        for name in names
+    }
+    return list(graphlib.TopologicalSorter(above).static_order())
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def help_text() -> str:
+    lines = ["stages:"]
+    for name in flow(stages()):
+        module = importlib.import_module(f"{doors.__name__}.{name}")
+        what = (module.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name + (' ITEM' if module.DOOR.per_item else ''):<22} {what}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    asked = not arguments or bool({"-h", "--help"} & set(arguments))
+    parser = argparse.ArgumentParser(
+        prog="unime",
+        description="UniME-V2, open.  One stage at a time; `snakemake --cores all` or `dvc repro` runs them all.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=help_text() if asked else None,
+    )
+    parser.add_argument("stage", help="one of the stages below")
+    parser.add_argument("item", nargs="?", help="the task, for stages that run once per task")
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    if not arguments:
+        parser.print_help()
+        return 2
+    given = parser.parse_args(arguments)
+    if given.stage not in stages():
+        print(f"error: no stage {given.stage!r}{config.nearest(given.stage, stages())}", file=sys.stderr)
+        return 2
+    try:
+        code = code_of(given.stage)
+        opened = open_door(given.stage)
+        door.environment(door.threads(opened))
+        print(door.enter(given.stage, opened, given.item, given.config, code), flush=True)
+    except (Exception, KeyboardInterrupt) as problem:
+        return door.fail(problem)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Is a model folder whole?  Every missing, damaged or misfitting file is named with folder, file and remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+REMEDY = "copy the whole model folder again, or run the stage that writes it"
+
+
+class ModelError(ValueError):
+    """A model folder cannot be used; the message names folder, file, reason and remedy."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json.  Raises ModelError where the folder or the file is missing or not JSON."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder; set models.* in config.yaml to a folder with config.json and its weights")
+    return _json(folder, "config.json")
+
+
+def check_model(folder: Path) -> None:
+    """Raise ModelError unless the folder holds config, whole weights, tokenizer, image processor and chat template."""
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        _json(folder, name)
+    if not (folder / "tokenizer.json").exists():
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).exists():
+                raise _missing(folder, f"tokenizer.json (or vocab.json with merges.txt; {name} is not there either)")
+    for name in _weight_files(folder):
+        check_tensors(folder, name)
+    chat_template(folder)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ModelError unless the folder holds a whole peft adapter."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such adapter folder; {REMEDY}")
+    _json(folder, "adapter_config.json")
+    check_tensors(folder, "adapter_model.safetensors")
+
+
+def check_tensors(folder: Path, name: str) -> list[str]:
+    """The tensor names in one safetensors file.  Raises ModelError where it is missing, truncated or not safetensors."""
+    if not (folder / name).exists():
+        raise _missing(folder, name)
+    try:
+        with safe_open(folder / name, framework="np") as tensors:
+            return sorted(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder}: {name} is damaged ({error}); {REMEDY}") from error
+
+
+def chat_template(folder: Path) -> str:
+    """The folder's chat template, from whichever of the three places that transformers has used.  Raises ModelError where there is none."""
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).exists() and (template := _json(folder, name).get("chat_template")):
+            return template
+    raise _missing(folder, "chat_template.jinja (or a chat_template in chat_template.json or tokenizer_config.json)")
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    if (folder / "model.safetensors.index.json").exists():
+        return sorted(set(_json(folder, "model.safetensors.index.json").get("weight_map", {}).values()))
+    raise _missing(folder, "model.safetensors (or model.safetensors.index.json and its shards)")
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).exists():
+        raise _missing(folder, name)
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder}: {name} is not JSON ({error}); {REMEDY}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{folder}: {name} holds a {type(found).__name__}, not a mapping; {REMEDY}")
+    return found
+
+
+def _missing(folder: Path, name: str) -> ModelError:
+    return ModelError(f"{folder}: {name} is missing; {REMEDY}")

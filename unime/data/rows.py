@@ -1,0 +1,125 @@
+"""From (text, image path) references to items: where the image lies, whether it is whole, the content id, and what is wrong.
+
+Every loader of a published source goes through here, so all of them refuse the same things with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from unime import artifacts, prompts
+from unime.data import images
+
+LISTED = 1000
+"""Left-out rows that a report lists one by one; the count is always of all."""
+
+IDENTIFIED = {"text": pl.String, "path": pl.String, "id": pl.String, "archive": pl.String, "member": pl.String, "reason": pl.String}
+"""One reference: its item (`id`, `archive`, `member`), or the `reason` why there is none (null: it is good)."""
+
+
+class DataError(ValueError):
+    """A source cannot be used; the message names file, row or column, reason and remedy."""
+
+
+class Shelf:
+    """The places where one data set's images may lie, best first; those that exist are opened when the first image is asked for."""
+
+    def __init__(self, places: Sequence[Path], more: Callable[[str], Path | None] = lambda row_path: None):
+        self._places = [place.as_posix() for place in places]
+        self._more = more
+        self._found: list[str] | None = None
+
+    def find(self, row_path: str) -> tuple[str, str] | None:
+        """(archive, member) of a row's image path, or None.  Raises DataError without any archive, ArchiveError for a torn one."""
+        other = self._more(row_path)
+        for place in self.archives + ([other.as_posix()] if other is not None and other.exists() else []):
+            member = images.archive(place).find(row_path)
+            if member is not None:
+                return place, member
+        return None
+
+    @property
+    def archives(self) -> list[str]:
+        if self._found is None:
+            self._found = [place for place in self._places if Path(place).exists()]
+        if not self._found:
+            raise DataError(f"no image archive: none of {', '.join(self._places)} exists; download it or correct data.root")
+        return self._found
+
+
+def identify(
+    references: pl.DataFrame, shelf: Shelf, max_pixels: int, threads: int, track: Callable[..., Iterable[Any]], label: str
+) -> pl.DataFrame:
+    """Table IDENTIFIED of the distinct references (text, path; '' = absent), every image proved to decode and hashed once.
+
+    `track(iterable, total, label)` shows progress.  Nothing is raised for a bad image: its references carry the reason.
+    """
+    references = references.unique(maintain_order=True)
+    paths = references.filter(pl.col("path") != "")["path"].unique(maintain_order=True).to_list()
+    places = {path: shelf.find(path) for path in paths}
+    distinct = list(dict.fromkeys(place for place in places.values() if place is not None))
+    results = track(images.check_all(distinct, max_pixels, threads), len(distinct), label)
+    digests = dict(zip(distinct, results, strict=True))
+
+    rows: list[tuple[str, str, str | None, str, str, str | None]] = []
+    for text, path in references.iter_rows():
+        place = places.get(path)
+        digest = digests[place] if place is not None else None
+        reason = _reason(text, path, place, digest, shelf)
+        if reason is not None:
+            rows.append((text, path, None, "", "", reason))
+        else:
+            archive, member = place or ("", "")
+            rows.append((text, path, artifacts.content_id_of(text, digest if isinstance(digest, bytes) else None), archive, member, None))
+    return pl.DataFrame(rows, schema=IDENTIFIED, orient="row")
+
+
+def _reason(text: str, path: str, place: tuple[str, str] | None, digest: bytes | images.BadImage | None, shelf: Shelf) -> str | None:
+    """Why a reference is no item, or None."""
+    if not path:
+        if not text.strip():
+            return "has neither text nor image"
+        return "its text has an image mark but there is no image" if prompts.IMAGE_MARK in text else None
+    if place is None:
+        return f"image {path!r} is not in {' or '.join(shelf.archives)}"
+    if isinstance(digest, images.BadImage):
+        return f"image {digest}"
+    marks = text.count(prompts.IMAGE_MARK)
+    return f"its text has {marks} image marks, an item holds one image" if marks > 1 else None
+
+
+def items_table(identified: pl.DataFrame, used: pl.Series) -> pl.DataFrame:
+    """Table ITEMS of the identified references whose id is in `used`, each once, sorted by id (the first reference's image place)."""
+    wanted = identified.filter(pl.col("id").is_in(used.unique().implode()))
+    return wanted.unique("id", keep="first", maintain_order=True).select(list(artifacts.ITEMS)).sort("id")
+
+
+def kind(side: str) -> pl.Expr:
+    """`text`, `image` or `image+text`: what the side `side` of a frame shows (columns <side>_text, <side>_path)."""
+    words = pl.col(f"{side}_text").str.replace(prompts.IMAGE_MARK, "", literal=True).str.strip_chars()
+    text, image = words != "", pl.col(f"{side}_path") != ""
+    return pl.when(text & image).then(pl.lit("image+text")).when(image).then(pl.lit("image")).otherwise(pl.lit("text"))
+
+
+def left_out(rows: pl.DataFrame) -> dict[str, Any]:
+    """{count, listed}: all left-out rows counted, the first LISTED as {file, row, reason} (and `candidate`, where it is one)."""
+    return {"count": len(rows), "listed": rows.head(LISTED).to_dicts()}
+
+
+def refuse_if_asked(bad_rows: str, what: str, rows: pl.DataFrame) -> None:
+    """Raise DataError for the first left-out row where `data.bad_rows` is `fail`."""
+    if bad_rows == "fail" and len(rows):
+        first = rows.row(0, named=True)
+        raise DataError(
+            f"{first['file']}: row {first['row']}: {first['reason']} "
+            f"({what}: {len(rows)} bad rows; data.bad_rows: skip leaves them out and lists them)"
+        )
+
+
+def count(values: pl.Series) -> dict[str, int]:
+    """How often each value is there, by value."""
+    return dict(values.value_counts().sort(values.name).iter_rows())

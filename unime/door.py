@@ -1,0 +1,299 @@
+"""The frame around every stage: what makes an artifact whole, true to its inputs, and a killed run resumable.
+
+A door names what a stage reads, writes and may know of the configuration; the frame runs it, in this order:
+
+1. The configuration is checked and cut down to the door's sections; the inputs must exist; no other process may make this stage.
+2. A digest of the inputs' content, the code (the stage's import closure) and the parameters names the scratch folder
+   `scratch/<stage>[@item]/<digest>`, so what a killed run left there is used again if and only if nothing has changed.
+3. The door's `run` writes to temporary names beside its outputs.
+4. If the parameters, the code or the inputs are no longer what they were at the start, the run fails and leaves nothing: whoever
+   records artifacts (DVC reads code and configuration AFTER the command) would otherwise certify an output that they did not make.
+5. The outputs are renamed into place, the stage's scratch goes, and one line says what was made.
+
+This module and the doors import nothing heavy, so that `environment` can set thread counts before numerical libraries start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unime import closure, config
+from unime.job import Job
+
+LARGE = 64 << 20
+"""Bytes; a larger input file enters the digest by name, size, first and last MiB instead of its whole content."""
+
+FOREIGN = re.compile(r"\.snakemake_timestamp|\.gitignore|\..*\.tmp")
+"""Names inside an input folder that are not part of the artifact."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A stage as the frame sees it.
+
+    `inputs` and `outputs` are paths from the repository's root; `{item}` stands for the task, `{models.base}` for a value of the
+    configuration that `sections` covers.  `items` is the key of the list that items come from.  Folders in `sweep` keep only
+    subfolders that are items: one left over from a task no longer asked for must not enter a table.
+    `run(config, job, inputs, outputs)` writes `outputs` and returns what to say about them: one line, or a table below it.
+    """
+
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Callable[[config.View, Job, list[Path], list[Path]], str]
+    threads: int = 1
+    items: str | None = None
+    sweep: tuple[str, ...] = ()
+
+    @property
+    def per_item(self) -> bool:
+        return any("{item}" in path for path in self.outputs)
+
+    def paths(self, templates: tuple[str, ...], view: config.View, item: str | None) -> list[Path]:
+        """Templates with their placeholders filled."""
+
+        def value(match: re.Match[str]) -> str:
+            found: Any = item if match[1] == "item" else _at(view, match[1])
+            return str(found)
+
+        return [Path(re.sub(r"\{([\w.]+)\}", value, template)) for template in templates]
+
+
+class StageError(RuntimeError):
+    """A run that cannot begin or must not count; the message names the reason and the remedy."""
+
+
+def environment(threads: int) -> None:
+    """Set what numerical libraries read when they are loaded; values that change results or speed are ours, others the user's."""
+    for name in ("OMP", "MKL", "OPENBLAS"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["POLARS_MAX_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(threads)
+    for name, value in (
+        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),  # deterministic matrix products on CUDA
+        ("TOKENIZERS_PARALLELISM", "false"),  # forked data loaders
+        ("HF_HUB_OFFLINE", "1"),  # models are folders; nothing is fetched in the middle of a run
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("MPLBACKEND", "Agg"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+def threads(door: Door) -> int:
+    """CPU threads of this run: UNIME_THREADS (set by a scheduler), else the door's own number."""
+    text = os.environ.get("UNIME_THREADS", str(door.threads))
+    if not text.isdecimal() or int(text) < 1:
+        raise StageError(f"UNIME_THREADS={text!r}: a number of threads, 1 or more, is needed; unset it for the default of {door.threads}")
+    return int(text)
+
+
+def enter(stage: str, door: Door, item: str | None, config_path: Path, code: list[Path]) -> str:
+    """Run a stage and return what to print.  Raises StageError, ConfigError, or what the room raises; then no output is there."""
+    source = closure.digest(code)
+    whole_config = config.load(config_path)
+    _check_item(stage, door, item, whole_config)
+    view = whole_config.view(door.sections)
+    inputs, outputs = (door.paths(templates, view, item) for templates in (door.inputs, door.outputs))
+    name = stage if item is None else f"{stage}@{item}"
+    log = _log_to(Path("logs") / f"{name.replace('@', '.')}.log")
+    with _alone(name), _ended_politely():
+        if door.items:
+            _sweep(door.sweep, _at(whole_config, door.items), log)
+        for path in inputs:
+            if not path.exists():
+                raise StageError(
+                    f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own"
+                )
+        stamps, contents, parameters = _stamps(inputs), _contents(inputs), json.dumps(view.dump(), sort_keys=True)
+        digest = hashlib.sha256(json.dumps([name, source, parameters, contents], sort_keys=True).encode()).hexdigest()[:16]
+        scratch = Path("scratch") / name / digest
+        scratch.mkdir(parents=True, exist_ok=True)
+        job = Job(item=item, threads=threads(door), scratch=scratch, log=log)
+        log.info("%s: start, %d threads, scratch %s, parameters %s", name, job.threads, scratch, parameters)
+        start = time.monotonic()
+        temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]
+        try:
+            _clear(outputs)
+            summary = door.run(view, job, inputs, temporary)
+            for path, made in zip(temporary, outputs, strict=True):
+                if not path.exists():
+                    raise StageError(f"{name}: {made} was not written; this is a fault of unime/doors/{stage}.py")
+            changed = [*_other_parameters(door, config_path, parameters), *_other_code(source), *_other_inputs(inputs, stamps, contents)]
+            if changed:
+                shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+                raise StageError(f"{shown} changed while {name} was running: its output is thrown away and not recorded; run it again")
+            for path, made in zip(temporary, outputs, strict=True):
+                _remove(made)
+                os.replace(path, made)
+        finally:
+            for path in temporary:
+                _remove(path)
+        _remove(scratch.parent)
+        log.info("%s: %.1f s: %s", name, time.monotonic() - start, summary)
+    more = f" and {len(outputs) - 2} more" if len(outputs) > 2 else ""
+    return f"made {', '.join(map(str, outputs[:2]))}{more}: {summary}"
+
+
+def _check_item(stage: str, door: Door, item: str | None, whole_config: config.Config) -> None:
+    if not door.per_item:
+        if item is not None:
+            raise StageError(f"{stage} takes no item, found {item!r}; run `python -m unime {stage}`")
+        return
+    known = _at(whole_config, str(door.items))
+    if item is None:
+        raise StageError(f"{stage} runs once per item of {door.items}; run `python -m unime {stage} {known[0]}`")
+    if item not in known:
+        raise StageError(f"{item!r} is not in {door.items}{config.nearest(item, known)}")
+
+
+def _at(values: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        values = getattr(values, part)
+    return values
+
+
+def _log_to(path: Path) -> logging.Logger:
+    """The package's logger at INFO, everybody else's warnings too, into a fresh file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().handlers = [handler]
+    logging.captureWarnings(True)
+    log = logging.getLogger(closure.PACKAGE)
+    log.setLevel(logging.INFO)
+    return log
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Hold the stage's lock.  A POSIX record lock: it dies with its process, however that ends, and forked workers do not inherit it."""
+    path = Path("scratch") / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise StageError(f"{name} is being made by {owner}; wait for it, or end that process, and run again") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _ended_politely() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that temporary files go on the way out; a worker forked from here just ends."""
+    owner = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _sweep(folders: tuple[str, ...], items: list[str], log: logging.Logger) -> None:
+    for folder in map(Path, folders):
+        for left in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if left.is_dir() and left.name not in items:
+                log.info("removing %s: no longer asked for", left)
+                shutil.rmtree(left)
+
+
+def _clear(outputs: list[Path]) -> None:
+    """Remove temporary names that a killed run left beside the outputs."""
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.iterdir():
+            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", left.name):
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for folder, below, names in os.walk(path, followlinks=True):
+            below[:] = sorted(name for name in below if not FOREIGN.fullmatch(name))
+            yield from (Path(folder) / name for name in sorted(names) if not FOREIGN.fullmatch(name))
+
+
+def _stamps(paths: list[Path]) -> dict[str, tuple[int, int]]:
+    """(bytes, time of last change) of every input file: a cheap sign that its content may have changed."""
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path in _files(paths) for stat in [path.stat()]}
+
+
+def _contents(paths: list[Path]) -> dict[str, str]:
+    """Digest of the content of every input file; see LARGE."""
+    found = {}
+    for path in _files(paths):
+        size, digest = path.stat().st_size, hashlib.sha256()
+        with path.open("rb") as file:
+            if size <= LARGE:
+                digest.update(file.read())
+            else:
+                digest.update(str(size).encode() + file.read(1 << 20))
+                file.seek(-(1 << 20), os.SEEK_END)
+                digest.update(file.read())
+        found[str(path)] = digest.hexdigest()
+    return found
+
+
+def _other_parameters(door: Door, config_path: Path, before: str) -> list[str]:
+    try:
+        now = json.dumps(config.load(config_path).view(door.sections).dump(), sort_keys=True)
+    except config.ConfigError:
+        return [f"{config_path} (no longer valid)"]
+    return [] if now == before else [f"{config_path} ({', '.join(door.sections)})"]
+
+
+def _other_code(before: dict[str, str]) -> list[str]:
+    root = closure.repository()
+    return [path for path, digest in before.items() if not (root / path).exists() or closure.digest([Path(path)])[path] != digest]
+
+
+def _other_inputs(paths: list[Path], stamps: dict[str, tuple[int, int]], contents: dict[str, str]) -> list[str]:
+    now = _stamps([path for path in paths if path.exists()])
+    touched = sorted(path for path in now.keys() | stamps.keys() if now.get(path) != stamps.get(path))
+    return [path for path in touched if path not in now or _contents([Path(path)])[path] != contents.get(path)]
+
+
+def fail(problem: BaseException) -> int:
+    """Say what went wrong, short on screen and in full in the log; the exit code."""
+    if isinstance(problem, KeyboardInterrupt):
+        print("interrupted: no output was touched; the same command goes on from the parts that were finished", file=sys.stderr)
+        return 130
+    known = isinstance(problem, StageError | config.ConfigError)
+    logging.getLogger(closure.PACKAGE).error("%s", problem, exc_info=None if known else problem)
+    kind = "" if known or isinstance(problem, ValueError) else f"{type(problem).__name__}: "  # rooms' own errors are ValueErrors
+    print(f"error: {kind}{problem}", file=sys.stderr)
+    return 2 if isinstance(problem, config.ConfigError) else 1

@@ -1,0 +1,32 @@
+"""Read one evaluation task in its published layout: items by content id, and queries with their candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.data import mmeb
+
+    assert job.item is not None
+    items, queries, report = mmeb.read_eval(config.data.root, job.item, config.data.max_pixels, config.data.bad_rows, job)
+    artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
+    artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.TASKS)
+    artifacts.write_json(report, outputs[0] / "report.json")
+    count = report["left_out"]["count"] + report["candidates_left_out"]["count"]
+    left_out = f", {count:,} rows or candidates left out (report.json)" if count else ""
+    return f"{len(queries):,} queries, {report['candidates']['distinct']:,} distinct candidates{left_out}"
+
+
+DOOR = Door(
+    sections=("data.root", "data.max_pixels", "data.bad_rows"),
+    inputs=("{data.root}/MMEB-eval",),
+    outputs=("results/data/eval/{item}",),
+    items="evaluate.tasks",
+    run=run,
+)

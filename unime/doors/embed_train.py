@@ -1,0 +1,40 @@
+"""Embed every distinct training item once with the base embedder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.backbones import load
+    from unime.data.items import Items
+    from unime.embed import embed
+
+    items = Items.open(inputs[0], config.data.max_pixels)
+    backbone = load(config.models.base, adapter=inputs[1], models=config.models)
+    ids, vectors = embed(
+        items.ids,
+        items,
+        backbone,
+        batch_tokens=config.embed.batch_tokens,
+        shard=config.embed.shard,
+        scratch=job.scratch,
+        track=job.track,
+    )
+    outputs[0].mkdir()
+    artifacts.write_vectors(outputs[0], ids, vectors)
+    return f"{len(ids):,} items, {vectors.shape[1]} numbers each"
+
+
+DOOR = Door(
+    sections=("models", "embed", "data.max_pixels"),
+    inputs=("results/data/train", "results/train/in_batch", "{models.base}"),
+    outputs=("results/embed/train",),
+    run=run,
+    threads=2,
+)

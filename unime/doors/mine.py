@@ -1,0 +1,37 @@
+"""Sift the judged candidates into hard negatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.mine import mine
+
+    pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
+    hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)
+    judgements = artifacts.read_table(inputs[2] / "judgements.parquet", artifacts.JUDGEMENTS)
+    rule = config.mine
+    mined, report = mine(
+        pairs, hits, judgements, beta=rule.beta, negatives=rule.negatives, interval=rule.interval, order=rule.order, seed=config.seed
+    )
+    artifacts.write_table(mined, outputs[0] / "mined.parquet", artifacts.MINED)
+    artifacts.write_json(report, outputs[0] / "report.json")
+    return (
+        f"{len(mined):,} pairs of {rule.negatives} negatives; {report['false']:,} of {report['candidates']:,} candidates dropped as false "
+        f"negatives, {report['repeated']:,} pairs with repeated rows, {report['fallback']:,} by fallback"
+    )
+
+
+DOOR = Door(
+    sections=("seed", "mine"),
+    inputs=("results/data/train", "results/retrieve", "results/judge"),
+    outputs=("results/mine",),
+    run=run,
+    threads=2,
+)

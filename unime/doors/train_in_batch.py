@@ -1,0 +1,14 @@
+"""Train the base embedder with in-batch negatives; it is also the table's VLM2Vec row."""
+
+from __future__ import annotations
+
+from unime.door import Door
+from unime.doors._train import embedder
+
+DOOR = Door(
+    sections=("seed", "models", "data.max_pixels", "train.lora", "train.in_batch"),
+    inputs=("results/data/train", "{models.base}"),
+    outputs=("results/train/in_batch",),
+    run=embedder("in_batch"),
+    threads=2,
+)

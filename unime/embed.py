@@ -1,0 +1,79 @@
+"""Every distinct item to one unit vector, once.
+
+Items are cut into shards by id; inside a shard they are sorted by length and batched under a token budget, texts and images apart
+(a padded image batch would run its texts through image-sized padding).  Vectors come back in sorted id order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unime import artifacts, shards
+from unime.backbones import Backbone
+from unime.data.items import Items
+
+
+def embed(
+    ids: Iterable[str], items: Items, backbone: Backbone, *, batch_tokens: int, shard: int, scratch: Path, track: Any
+) -> tuple[list[str], np.ndarray]:
+    """The distinct ids, sorted (N), and their vectors (N, D) float32, rows of length 1 (paper, section 3.1).
+
+    Finished shards are kept in `scratch`; `track(iterable, total, label)` shows progress.  Raises ValueError naming an item whose
+    prompt is too long or whose vector is not finite.
+    """
+    distinct = sorted(set(ids))
+    parts = shards.run(
+        shards.cut(distinct, shard),
+        scratch,
+        "embed",
+        make=lambda some: (list(some), _vectors(list(some), items, backbone, batch_tokens)),
+        write=_write,
+        read=artifacts.read_vectors,
+        track=track,
+    )
+    if not parts:
+        raise ValueError("no items to embed; the data stage gave an empty table")
+    found = [id for part, _ in parts for id in part]
+    if found != distinct:
+        raise artifacts.ArtifactError(f"{scratch}: its shards hold other items than asked for; delete the folder and run the stage again")
+    return found, np.concatenate([vectors for _, vectors in parts])
+
+
+@torch.inference_mode()
+def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int) -> np.ndarray:
+    """(len(ids), D) float32 in the order of `ids`."""
+    plan: list[list[str]] = []
+    for wanted in (False, True):
+        some = [id for id in ids if items.has_image(id) == wanted]
+        lengths = [backbone.length(backbone.item_prompt(items.peek(id))) for id in some]
+        plan += [[some[position] for position in batch] for batch in shards.batches(lengths, batch_tokens)]
+
+    def prepare(batch: list[str]) -> tuple[list[str], dict[str, torch.Tensor]]:
+        return batch, backbone.collate([_encoded(id, items, backbone) for id in batch])
+
+    rows: dict[str, np.ndarray] = {}
+    for batch, tensors in shards.ahead(plan, prepare):
+        vectors = backbone.embed(tensors).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            bad = batch[int((~np.isfinite(vectors).all(axis=1)).argmax())]
+            raise ValueError(f"the vector of item {bad} is not finite; check the model's weights, or set models.dtype to float32")
+        rows.update(zip(batch, vectors, strict=True))
+    return np.stack([rows[id] for id in ids])
+
+
+def _encoded(id: str, items: Items, backbone: Backbone) -> Any:
+    try:
+        return backbone.encode(backbone.item_prompt(items[id]))
+    except ValueError as error:
+        raise ValueError(f"item {id}: {error}") from error
+
+
+def _write(part: tuple[list[str], np.ndarray], place: Path) -> None:
+    with artifacts.whole(place) as temporary:
+        temporary.mkdir()
+        artifacts.write_vectors(temporary, *part)

@@ -1,0 +1,159 @@
+"""Precision@1, recall@k and the order of candidates, from score rows (numpy, no torch).
+
+Ties decide what a degenerate model earns, and public code differs, so the rule is a setting (`evaluate.tie_rule`):
+
+    content  a candidate equal in content to the right one counts as right; any other candidate with the best score makes the
+             answer wrong.  A model that scores all alike earns nothing (unless all candidates are equal to the right one).
+    first    the first index among equals wins (VLM2Vec v1; MMEB lists the right one first, so ties earn).
+    name     right if any candidate with the best score has the right one's name (VLM2Vec v2); see `Pool.of`.
+
+All three are one ordering: by score, then by what the rule says of equals.  Under `content` a wanted candidate stands last among
+equals, under `name` first, under `first` the position in the list decides.  So the prediction is the first of the order, it is right
+if and only if it is wanted, and recall@1 is Precision@1.  Equals that no rule tells apart stand in the order of their content ids,
+which says nothing about the right answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TIE_RULES = ("content", "first", "name")
+_BLOCK = 1 << 25  # float64 values of one block: 256 MiB
+_SHARED = 32  # one product costs about a thirtieth of a gather for each pair (memory traffic), so it wins up to this many times the pairs
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates of Q queries as numbers.
+
+    ids: the U distinct candidates, sorted.  columns: (Q, C) int64, index into `ids` by list position, -1 where a list is shorter and
+    where a candidate repeats one before it.  wanted: (Q, C) bool, the positions that count as right, at least one in each row.
+    """
+
+    ids: list[str]
+    columns: np.ndarray
+    wanted: np.ndarray
+
+    @staticmethod
+    def of(candidates: Sequence[Sequence[str]], right: Sequence[int], names: Mapping[str, str] | None = None) -> Pool:
+        """From candidate ids and the index of the right one of each query.
+
+        `names` (tie rule `name`) says by which name a candidate is known: all with the right one's name are wanted.  Without it
+        only the right one's own content is.  Raises ValueError for an empty list or an index outside it, naming the query's place.
+        """
+        for row, (ids, index) in enumerate(zip(candidates, right, strict=True)):
+            if not 0 <= index < len(ids):
+                raise ValueError(f"query {row}: the right answer is number {index} of {len(ids)} candidates; repair the task's rows")
+        ids = sorted({i for row in candidates for i in row})
+        number = {name: k for k, name in enumerate(ids)}
+        width = max((len(row) for row in candidates), default=0)
+        columns = np.full((len(candidates), width), -1, dtype=np.int64)
+        for k, row in enumerate(candidates):
+            columns[k, : len(row)] = [number[i] for i in row]
+        chosen = columns[np.arange(len(columns)), np.asarray(right, dtype=np.int64)]
+        columns[_repeats(columns)] = -1
+        if names is None:
+            wanted = columns == chosen[:, None]
+        else:
+            known: dict[str, int] = {}
+            name = np.array([known.setdefault(names[i], len(known)) for i in ids], dtype=np.int64)
+            wanted = (columns >= 0) & (name[columns] == name[chosen][:, None])
+        return Pool(ids, columns, wanted)
+
+    def only(self, lists: Sequence[Sequence[str]]) -> Pool:
+        """The same queries with these candidates in this order, each once; a list may lack every wanted one."""
+        number = {name: k for k, name in enumerate(self.ids)}
+        columns = np.full((len(lists), max((len(row) for row in lists), default=0)), -1, dtype=np.int64)
+        for k, row in enumerate(lists):
+            columns[k, : len(row)] = [number[i] for i in row]
+        right = np.where(self.wanted, self.columns, -2)  # (Q, C); -2 equals no column
+        return Pool(self.ids, columns, (columns[:, :, None] == right[:, None, :]).any(axis=2))
+
+    def listed(self, places: np.ndarray) -> list[list[str]]:
+        """Candidate ids at list positions (Q, n), -1 left out: what `order` found, as ids."""
+        columns = np.take_along_axis(self.columns, np.maximum(places, 0), axis=1)
+        return [[self.ids[c] for c in row[place >= 0]] for row, place in zip(columns, places, strict=True)]
+
+
+def similarities(queries: np.ndarray, candidates: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Cosines (Q, C) float32 of unit rows (Q, D) and (U, D) at `columns` (Q, C); -inf where a column is -1.
+
+    Summed in float64 and rounded once to float32, so equal vectors score equal wherever they stand: the blocks of a matrix product
+    would otherwise tell them apart in the last bit and break ties at random.  Candidates that queries share (label sets) are one
+    matrix product; where each query has mostly its own, its vectors are gathered.  Both go block by block over the queries.
+    """
+    q, u = queries.astype(np.float64), candidates.astype(np.float64)
+    absent = columns < 0
+    safe = np.where(absent, 0, columns)
+    shared = len(u) <= _SHARED * columns.shape[1]
+    step = max(1, _BLOCK // max(1, len(u) if shared else columns.shape[1] * u.shape[1]))
+    found = np.empty(columns.shape)
+    for k in range(0, len(q), step):
+        rows = slice(k, k + step)
+        if shared:
+            found[rows] = np.take_along_axis(q[rows] @ u.T, safe[rows], axis=1)
+        else:
+            found[rows] = (u[safe[rows]] @ q[rows, :, None])[:, :, 0]
+    scores = found.astype(np.float32)
+    scores[absent] = -np.inf
+    return scores
+
+
+def ranks(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
+    """(Q,) int64: how many distinct candidates come before the best wanted one under a tie rule; 0 is a right answer.
+
+    Rows without a wanted candidate (a reranker's list that the right one did not reach) get the number of all their candidates.
+    """
+    present = _checked(scores, pool, rule)
+    best = np.where(pool.wanted, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    others = present & ~pool.wanted
+    if rule == "content":
+        before = others & (scores >= best)
+    elif rule == "name":
+        before = others & (scores > best)
+    else:
+        position = np.arange(scores.shape[1])[None, :]
+        first = np.where(pool.wanted & (scores == best), position, scores.shape[1]).min(axis=1, initial=scores.shape[1])
+        before = others & ((scores > best) | ((scores == best) & (position < first[:, None])))
+    return np.where(pool.wanted.any(axis=1), before.sum(axis=1), present.sum(axis=1))
+
+
+def order(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
+    """(Q, C) int64: list positions, best first, equals as the tie rule says; -1 after the last distinct candidate of a row."""
+    present = _checked(scores, pool, rule)
+    among = {"content": pool.wanted, "name": ~pool.wanted, "first": np.zeros_like(pool.wanted)}[rule]
+    last = np.broadcast_to(np.arange(scores.shape[1]), scores.shape) if rule == "first" else pool.columns
+    found = np.lexsort((last, among, -scores, ~present), axis=1)
+    return np.where(np.take_along_axis(present, found, axis=1), found, -1)
+
+
+def recall_at(found: np.ndarray, k: int) -> float:
+    """Share of queries with fewer than k candidates before the right one; k = 1 is Precision@1.  `found` is `ranks`'."""
+    return float((found < k).mean())
+
+
+def _checked(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
+    if rule not in TIE_RULES:
+        raise ValueError(f"tie rule {rule!r} is not one of {', '.join(TIE_RULES)}")
+    if scores.shape != pool.columns.shape:
+        raise ValueError(f"scores of shape {scores.shape} for candidates of shape {pool.columns.shape}; one score each is needed")
+    present = pool.columns >= 0
+    bad = present & np.isnan(scores)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"query {row}: the score of candidate {pool.ids[pool.columns[row, column]]} is NaN; check the model's weights and dtype")
+    return present
+
+
+def _repeats(columns: np.ndarray) -> np.ndarray:
+    """(Q, C) bool: positions that hold a value which stands earlier in the same row."""
+    by_value = np.argsort(columns, axis=1, kind="stable")
+    value = np.take_along_axis(columns, by_value, axis=1)
+    again = np.zeros(columns.shape, dtype=bool)
+    again[:, 1:] = value[:, 1:] == value[:, :-1]
+    found = np.zeros_like(again)
+    np.put_along_axis(found, by_value, again, axis=1)
+    return found

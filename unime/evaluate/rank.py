@@ -1,0 +1,91 @@
+"""One model's ranking of a task's candidates as tables: its figures (SCORES) and its answers (PREDICTIONS)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from unime import artifacts
+from unime.data.items import Items
+from unime.evaluate import metrics
+from unime.evaluate.metrics import Pool
+
+TOP = 10
+"""Best candidates that a prediction keeps, or more where the reranker sees more."""
+
+CUTS = (1, 5, 10)
+"""k of the recall@k beside Precision@1 (recall@1 under another name)."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidate ids of each query, best first (`lists`), how many stand before the right one (`ranks`, (Q,)), and queries without
+    an answer (`unread`: a generated text with no number in it), which are wrong wherever the right one stands."""
+
+    lists: list[list[str]]
+    ranks: np.ndarray
+    unread: np.ndarray
+
+
+def distinct(task: pl.DataFrame) -> list[str]:
+    """Ids of a task's queries and candidates, each once, sorted."""
+    return sorted(set(task["query"]).union(*task["candidates"]))
+
+
+def pool(task: pl.DataFrame, items: Items, tie_rule: str) -> Pool:
+    """The candidates of a task.  Under `name` a text candidate is known by its text without outer spaces, one with an image by id."""
+    names = None
+    if tie_rule == "name":
+        ids = {i for row in task["candidates"] for i in row}
+        names = {i: f"id {i}" if items.has_image(i) else f"text {items.text(i).strip()}" for i in ids}
+    try:
+        return Pool.of(task["candidates"].to_list(), task["right"].to_list(), names)
+    except ValueError as error:
+        raise artifacts.ArtifactError(f"{_name(task)}: {error}") from error
+
+
+def by_similarity(task: pl.DataFrame, found: Pool, ids: Sequence[str], vectors: np.ndarray, tie_rule: str) -> Ranking:
+    """Cosine between unit `vectors` (N, D) of `ids` (N)."""
+    at = {name: row for row, name in enumerate(ids)}
+    queries = vectors[[at[i] for i in task["query"]]]
+    candidates = vectors[[at[i] for i in found.ids]]
+    return by_score(found, metrics.similarities(queries, candidates, found.columns), tie_rule)
+
+
+def by_score(found: Pool, scores: np.ndarray, tie_rule: str) -> Ranking:
+    """(Q, C) scores, the higher the better."""
+    lists = found.listed(metrics.order(scores, found, tie_rule))
+    return Ranking(lists, metrics.ranks(scores, found, tie_rule), np.zeros(len(lists), dtype=bool))
+
+
+def with_top(found: Pool, before: Sequence[Sequence[str]], top: Sequence[Sequence[str]], unread: Sequence[bool]) -> Ranking:
+    """A ranking with its first candidates put in another order (`top`, the same ones); the others stay as they were in `before`."""
+    lists = [[*new, *old[len(new) :]] for new, old in zip(top, before, strict=True)]
+    listed = found.only(lists)
+    present = listed.wanted.any(axis=1)
+    places = np.where(present, listed.wanted.argmax(axis=1), (found.columns >= 0).sum(axis=1))
+    return Ranking(lists, places, np.asarray(unread, dtype=bool))
+
+
+def tables(task: pl.DataFrame, model: str, ranking: Ranking, tie_rule: str, keep: int = TOP) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """SCORES (Precision@1, recall@5, recall@10, and the share of unread answers where there are any) and PREDICTIONS of one model."""
+    n = len(task)
+    places = np.where(ranking.unread, np.iinfo(np.int64).max, ranking.ranks)
+    figures = {"precision@1" if k == 1 else f"recall@{k}": metrics.recall_at(places, k) for k in CUTS}
+    if ranking.unread.any():
+        figures["unread"] = float(ranking.unread.mean())
+    rows = [(_name(task), model, metric, value, n, tie_rule) for metric, value in figures.items()]
+    predictions = task.select("task", pl.lit(model).alias("model"), "row", "query").with_columns(
+        predicted=pl.Series(["" if bad else row[0] for row, bad in zip(ranking.lists, ranking.unread, strict=True)], dtype=pl.String),
+        right=task.select(pl.col("candidates").list.get(pl.col("right"))).to_series(),
+        correct=pl.Series(places == 0),
+        top=pl.Series([row[:keep] for row in ranking.lists], dtype=pl.List(pl.String)),
+    )
+    return pl.DataFrame(rows, schema=artifacts.SCORES, orient="row"), predictions.select(list(artifacts.PREDICTIONS))
+
+
+def _name(task: pl.DataFrame) -> str:
+    return task["task"][0] if len(task) else "a task without queries"

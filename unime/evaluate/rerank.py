@@ -1,0 +1,191 @@
+"""The reranker: all best candidates of a query in one prompt, the answer `Ans: (i)` names the best (paper, section 3.4).
+
+likelihood  Every answer (1)..(n) is scored by its exact log likelihood, the end of the turn included, which orders all n and cannot
+            fail to parse.  The answers share the prompt and, up to the number, their own first tokens: that part runs once, its keys
+            and values stay, and the n remainders run together behind it, each seeing the prompt and itself.
+generate    Greedy text, the first `(number)` in it is put first, the others keep their order; an answer that cannot be read, or whose
+            number is not in the list, counts as wrong.  As in the public code.
+
+Candidates are shown best first, as the public code does, although a listwise reader may favour a place; training draws the place of
+the right one uniformly.  What was refused: n copies of each prompt in a batch (n times the work), candidates shuffled for each query
+(another quantity than the published one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from unime import artifacts, prompts, shards
+from unime.backbones import Backbone, Encoded, Prompt
+from unime.backbones.base import IGNORED
+from unime.data.items import Content, Items
+
+SHARD = 128
+"""Queries of a shard; a killed run loses one shard at most, and batches do not reach over shards, so they are the same every time."""
+
+ANSWER_TOKENS = 24
+"""Tokens of a generated answer, at most."""
+
+_SCORES = {"row": pl.Int64, "scores": pl.List(pl.Float64), "text": pl.String}
+Track = Callable[..., Iterable]
+
+
+def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content]) -> Prompt:
+    """The listwise prompt, candidates numbered from 1 in the given order."""
+    return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates]))
+
+
+def score(
+    backbone: Backbone,
+    items: Items,
+    queries: Sequence[str],
+    lists: Sequence[Sequence[str]],
+    *,
+    mode: str,
+    batch_tokens: int,
+    scratch: Path,
+    track: Track,
+) -> tuple[np.ndarray, list[bool]]:
+    """Scores (Q, n) float64 of the candidates of each query, and which queries got no readable answer (mode `generate`).
+
+    `likelihood`: log likelihoods; `generate`: 1 for the named candidate, 0 for the others, all equal where unread.  -inf behind the end
+    of a shorter list.  Finished shards of `SHARD` queries are kept in the folder `scratch` and not computed again.
+    """
+    read = likelihoods if mode == "likelihood" else answers
+
+    def make(rows: Sequence[int]) -> pl.DataFrame:
+        results = sorted(read(backbone, items, queries, lists, rows, batch_tokens))
+        return pl.DataFrame(results, schema=_SCORES, orient="row")
+
+    parts = shards.run(
+        shards.cut(range(len(queries)), SHARD),
+        scratch,
+        "rerank",
+        make=make,
+        write=lambda table, place: artifacts.write_table(table, place, _SCORES),
+        read=lambda place: artifacts.read_table(place, _SCORES),
+        track=track,
+    )
+    found = np.full((len(queries), max(len(row) for row in lists)), -np.inf)
+    unread = [False] * len(queries)
+    for row, scores, text in pl.concat(parts).iter_rows():
+        found[row, : len(scores)] = scores
+        unread[row] = mode == "generate" and prompts.read_list_answer(text, len(scores)) is None
+    return found, unread
+
+
+def likelihoods(
+    backbone: Backbone, items: Items, queries: Sequence[str], lists: Sequence[Sequence[str]], rows: Sequence[int], batch_tokens: int
+) -> Iterator[tuple[int, list[float], str]]:
+    """For each row: the log likelihood of every answer, and no text."""
+    most = max(len(lists[row]) for row in rows)
+    told = answer_tokens(backbone, most)
+    extra = sum(len(tokens) for tokens in told)
+    for chosen, encoded in _batches(backbone, items, queries, lists, rows, batch_tokens, extra):
+        found = branch_likelihoods(backbone, encoded, told).double().cpu().numpy()
+        for row, values in zip(chosen, found, strict=True):
+            yield row, values[: len(lists[row])].tolist(), ""
+
+
+def answer_tokens(backbone: Backbone, count: int) -> list[list[int]]:
+    """Tokens of the answers (1)..(count), each with the turn's end, as training has them in its labels."""
+    texts = [prompts.list_answer(number) for number in range(1, count + 1)]
+    labels = backbone.collate([Encoded(np.array([backbone.end]))] * count, texts)["labels"]
+    return [row[row != IGNORED].tolist() for row in labels]
+
+
+@torch.no_grad()
+def answers(
+    backbone: Backbone, items: Items, queries: Sequence[str], lists: Sequence[Sequence[str]], rows: Sequence[int], batch_tokens: int
+) -> Iterator[tuple[int, list[float], str]]:
+    """For each row: 1 for the candidate that the greedy answer names and 0 for the others, and the answer's text."""
+    for chosen, encoded in _batches(backbone, items, queries, lists, rows, batch_tokens, ANSWER_TOKENS):
+        batch = backbone.collate(encoded)
+        # Sampling settings of the folder's generation_config are taken back, or transformers warns that greedy search ignores them.
+        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        tokens = backbone.model.generate(**batch, **greedy, max_new_tokens=ANSWER_TOKENS, pad_token_id=backbone.pad)
+        texts = backbone.tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(chosen, texts, strict=True):
+            number = prompts.read_list_answer(text, len(lists[row]))
+            yield row, [float(place == number) for place in range(1, len(lists[row]) + 1)], text
+
+
+@torch.no_grad()
+def branch_likelihoods(backbone: Backbone, encoded: Sequence[Encoded], told: Sequence[Sequence[int]]) -> Tensor:
+    """(B, n) float32: log likelihood of each of n answers (token ids, the turn's end included) after each of B prompts.
+
+    Equal to `backbone.log_likelihood` of B x n whole sequences.  L prompt tokens with the answers' common beginning, R tokens of all
+    remainders together.
+    """
+    shared = min(_common(told), min(len(tokens) for tokens in told) - 1)
+    head = list(told[0][:shared])
+    batch = backbone.collate([e._replace(ids=np.concatenate([e.ids, np.array(head, dtype=np.int64)])) for e in encoded])
+    positions = backbone.positions(batch)  # (3, B, L)
+    out = backbone.core(**batch, position_ids=positions, use_cache=True)
+    hidden = out.last_hidden_state[:, -shared - 1 :]  # (B, shared + 1, D): each predicts the next token of the answers
+    found = torch.log_softmax(backbone.head(hidden).float(), dim=-1)
+    base = sum((found[:, k, token] for k, token in enumerate(head)), start=torch.zeros(len(encoded), device=found.device))
+    total = base[:, None] + found[:, -1, [tokens[shared] for tokens in told]]  # (B, n)
+    rest = [list(tokens[shared:]) for tokens in told]
+    branch = [k for k, tokens in enumerate(rest) for _ in tokens[:-1]]
+    if not branch:
+        return total
+    fed = torch.tensor([token for tokens in rest for token in tokens[:-1]], device=total.device)
+    after = torch.tensor([token for tokens in rest for token in tokens[1:]], device=total.device)
+    depth = torch.tensor([k for tokens in rest for k in range(len(tokens) - 1)], device=total.device)
+    owner = torch.tensor(branch, device=total.device)
+    hidden = backbone.core(
+        input_ids=fed.expand(len(encoded), -1),
+        attention_mask=_mask(batch["attention_mask"], owner, out.last_hidden_state.dtype),
+        position_ids=positions[:, :, -1:] + 1 + depth,  # the last token is text: all three positions are equal there
+        past_key_values=out.past_key_values,
+        use_cache=True,
+    ).last_hidden_state  # (B, R, D)
+    losses = torch.log_softmax(backbone.head(hidden).float(), dim=-1)[:, torch.arange(len(after)), after]  # (B, R)
+    return total.index_add(1, owner, losses)
+
+
+def _mask(prompt_mask: Tensor, owner: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, R, L + R) additive: a token of a remainder sees the prompt without its padding, and its own remainder up to itself."""
+    size = len(owner)
+    own = (owner[:, None] == owner[None, :]) & torch.ones(size, size, dtype=torch.bool, device=owner.device).tril()
+    before = prompt_mask.bool()[:, None, :].expand(-1, size, -1)
+    seen = torch.cat([before, own.expand(len(prompt_mask), -1, -1)], dim=2)
+    return torch.zeros(seen.shape, dtype=dtype, device=owner.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _common(told: Sequence[Sequence[int]]) -> int:
+    """How many tokens all answers begin with."""
+    count = 0
+    for tokens in zip(*told, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _batches(
+    backbone: Backbone,
+    items: Items,
+    queries: Sequence[str],
+    lists: Sequence[Sequence[str]],
+    rows: Sequence[int],
+    batch_tokens: int,
+    extra: int,
+) -> Iterator[tuple[list[int], list[Encoded]]]:
+    """Rows with their encoded prompts, longest first, in batches of at most `batch_tokens` tokens, padding and `extra` a row included."""
+
+    def size(row: int) -> int:
+        return backbone.length(prompt(backbone, items.peek(queries[row]), [items.peek(i) for i in lists[row]])) + extra
+
+    def ready(batch: list[int]) -> tuple[list[int], list[Encoded]]:
+        chosen = [rows[place] for place in batch]
+        return chosen, [backbone.encode(prompt(backbone, items[queries[row]], [items[i] for i in lists[row]])) for row in chosen]
+
+    return shards.ahead(shards.batches([size(row) for row in rows], batch_tokens), ready)

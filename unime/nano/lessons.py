@@ -1,0 +1,161 @@
+"""What the nano MLLM is taught: groups of prompts that share a prefix, made from training scenes only.
+
+A group is one query (or picture) with several branches: candidates to judge, questions to answer.  Branches of a group share their
+longest common run of tokens, which is written once; see `packing`.  Three lessons: judge (Yes / No on the paper's own prompt, half
+of the misses one attribute away), answer (questions and descriptions), list (the number of the best candidate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from unime import prompts
+from unime.nano import makers, scenes
+from unime.nano.kinds import KINDS
+from unime.nano.makers import Rng, Row, Side
+
+
+class Branch(NamedTuple):
+    turn: list[object]
+    """The user's turn as parts: text and (H, W, 3) uint8 pictures."""
+    answer: str
+    weight: float
+    """Of the answer's tokens in the loss."""
+    words: float
+    """Weight of the turn's own words behind the shared prefix; above 0 for right candidates, whose words the picture predicts."""
+
+
+Group = list[Branch]
+
+DESCRIBE = "Describe the image."
+QUESTIONS = {
+    "color": "What color is the {shape} at the {place}?",
+    "shape": "What shape is at the {place}?",
+    "size": "What size is the {shape} at the {place}?",
+    "place": "Where is the {label}?",
+    "count": "How many objects are there?",
+}
+
+LOOK = {"color": "What color is this?", "shape": "What shape is this?", "size": "What size is this?", "label": "What is this?"}
+"""Questions on a crop, which is a single visual token: what is there, before where."""
+
+BASIC = ("Object", "Color", "AskColor", "AskShape", "AskPlace", "Caption_i2t")
+"""Kinds of the first lessons: one picture against a few words."""
+
+BRANCHES = 8
+
+
+def side_parts(side: Side) -> list[object]:
+    return prompts.parts(side.text, side.picture)
+
+
+def full_caption(scene: scenes.Scene) -> Side:
+    return Side(f"{makers.say(scene)}\n", None, {"caption": [list(thing) for thing in scene]})
+
+
+def again(rng: Rng, name: str, row: Row) -> Side:
+    """Another right candidate for the same query: other words for a picture, another painting of a scene."""
+    if name == "Caption_i2t":
+        caption = makers.caption_of(rng, row.scene)
+        return Side(f"{makers.say(caption)}\n", None, {"caption": [list(thing) for thing in caption]})
+    if name in ("Caption_t2i", "Edit", "Twin"):
+        return Side(row.positive.text, scenes.paint(rng, row.scene), row.positive.facts)
+    if name in ("Crop", "Point"):
+        return Side(row.positive.text, scenes.crop(scenes.paint(rng, row.scene[:1]), row.scene[0].place), row.positive.facts)
+    return row.positive
+
+
+def misses(rng: Rng, name: str, row: Row, count: int) -> list[Side]:
+    """Wrong candidates: 70 % one attribute away, the others right answers to another query of the kind."""
+    kind, found = KINDS[name], []
+    while len(found) < count:
+        if rng.random() < 0.7:
+            side = kind.wrong(rng, row)
+        else:
+            side = kind.make(rng, "train", kind.phrasings).positive
+        if not makers.meets(row.query.facts, side.facts):
+            found.append(side)
+    return found
+
+
+def judge(rng: Rng, name: str) -> Group:
+    kind = KINDS[name]
+    row = kind.make(rng, "train", kind.phrasings)
+    few = 2 if kind.labels else 3
+    right = [row.positive, *(again(rng, name, row) for _ in range(few - 1))]
+    wrong = misses(rng, name, row, BRANCHES - few - 1)
+    return _judged(rng, row.query, right, wrong)
+
+
+def judge_full(rng: Rng) -> Group:
+    """A picture against its full caption and against that caption with one attribute changed, each attribute in turn."""
+    kind = KINDS["Caption_i2t"]
+    row = kind.make(rng, "train", kind.phrasings)
+    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in ("place", "size", "color", "color", "shape")]
+    return _judged(rng, row.query, [full_caption(row.scene)] * 3, wrong)
+
+
+def _judged(rng: Rng, query: Side, right: Sequence[Side], wrong: Sequence[Side]) -> Group:
+    sides = [(side, True) for side in right] + [(side, False) for side in wrong]
+    group = []
+    for i in rng.permutation(len(sides)):
+        side, good = sides[i]
+        turn = prompts.judge_turn(side_parts(query), side_parts(side))
+        words = 0.2 if good and side.picture is None and query.picture is not None else 0.0
+        group.append(Branch(turn, prompts.YES if good else prompts.NO, 1.0, words))
+    return group
+
+
+def answer(rng: Rng) -> Group:
+    """One picture: its description and every question that has one answer."""
+    scene = scenes.draw_scene(rng, "train")
+    picture = scenes.paint(rng, scene)
+    group = [Branch([picture, f"\n{DESCRIBE}"], makers.say(scene), 0.3, 0.0)]
+    group += [Branch([picture, f"\n{question}"], value, 0.5, 0.0) for question, value in ask(rng, scene)]
+    return group
+
+
+def look(rng: Rng) -> Group:
+    """One crop and what it shows."""
+    thing = scenes.draw_thing(rng, scenes.PLACES[0])
+    picture = scenes.crop(scenes.paint(rng, (thing,)), thing.place)
+    return [Branch([picture, f"\n{question}"], getattr(thing, name), 0.5, 0.0) for name, question in LOOK.items()]
+
+
+def ask(rng: Rng, scene: scenes.Scene) -> list[tuple[str, str]]:
+    """Questions on a scene with one right answer each, one per attribute that singles a thing out, and the count."""
+    thing = scene[rng.integers(len(scene))]
+    asked = [(name, getattr(thing, name)) for name in ("color", "shape", "size")]
+    if sum(other.label == thing.label for other in scene) == 1:
+        asked.append(("place", thing.place))
+    fields = {"shape": thing.shape, "place": thing.place, "label": thing.label}
+    pairs = [(QUESTIONS[name].format(**fields), value) for name, value in asked]
+    return [*pairs, (QUESTIONS["count"], makers.COUNTS[len(scene) - 1])]
+
+
+def pick(rng: Rng, name: str) -> Group:
+    """A list of two to ten candidates, one right, and its number."""
+    kind = KINDS[name]
+    row = kind.make(rng, "train", kind.phrasings)
+    sides = misses(rng, name, row, int(rng.integers(1, 10)))
+    place = int(rng.integers(len(sides) + 1))
+    sides.insert(place, row.positive)
+    turn = prompts.list_turn(side_parts(row.query), [side_parts(side) for side in sides])
+    return [Branch(turn, prompts.list_answer(place + 1), 1.0, 0.0)]
+
+
+def lesson(rng: Rng, progress: float) -> Group:
+    """One group; `progress` in [0, 1] is the share of training done: few kinds and short lists come first."""
+    draw = rng.random()
+    if progress < 0.05:
+        return look(rng) if draw < 0.5 else answer(rng)
+    if progress < 0.12:
+        return answer(rng) if draw < 0.4 else judge(rng, BASIC[rng.integers(len(BASIC))])
+    if draw < 0.18:
+        return answer(rng) if draw > 0.02 else look(rng)
+    if draw < 0.40:
+        return judge_full(rng)
+    names = tuple(KINDS)
+    name = names[rng.integers(len(names))]
+    return pick(rng, name) if draw > 0.85 and progress > 0.25 else judge(rng, name)

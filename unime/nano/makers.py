@@ -1,0 +1,273 @@
+"""How the embedded suite makes a query, a candidate that meets it and one that misses it by a single attribute.
+
+Each item carries its facts, the attributes that decide whether a candidate meets a query (`meets`); they go into the suite's side
+table and are never shown to a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unime.nano import scenes
+from unime.nano.scenes import Scene, Thing
+from unime.prompts import IMAGE_MARK
+
+Rng = np.random.Generator
+
+
+class Side(NamedTuple):
+    """One item before it is written: text, (H, W, 3) uint8 picture or None, and its facts."""
+
+    text: str
+    picture: np.ndarray | None
+    facts: dict[str, Any]
+
+
+class Row(NamedTuple):
+    query: Side
+    positive: Side
+    scene: Scene
+    """What the wrong candidates are derived from."""
+
+
+def meets(query: dict[str, Any], candidate: dict[str, Any]) -> bool:
+    """Whether a candidate with these facts is a right answer to a query with those: the suite's ground truth."""
+    if "is" in query:
+        return query["is"] == candidate.get("is")
+    if "scene" in query:
+        return scenes.shows(_things(query["scene"]), _things(candidate["caption"]))
+    return scenes.shows(_things(candidate["scene"]), _things(query["caption"]))
+
+
+def _things(rows: list[list[str]]) -> tuple[Thing, ...]:
+    return tuple(Thing(*row) for row in rows)
+
+
+def _facts(things: tuple[Thing, ...]) -> list[list[str]]:
+    return [list(thing) for thing in things]
+
+
+# ---- captions -----------------------------------------------------------------------------------------------------------------
+
+
+def caption_of(rng: Rng, scene: Scene, full: bool = False) -> tuple[Thing, ...]:
+    """What a caption says of a scene: all of it (`full`), or some of its things with place or size left open at times."""
+    if full:
+        return scene
+    keep = rng.permutation(len(scene))[: int(rng.integers(1, len(scene) + 1))]
+    said = []
+    for i in sorted(keep):
+        thing = scene[i]
+        open_fields = {"place": ""} if rng.random() < 0.4 else {}
+        if rng.random() < 0.25:
+            open_fields["size"] = ""
+        said.append(thing._replace(**open_fields))
+    return tuple(said)
+
+
+def say(caption: tuple[Thing, ...]) -> str:
+    """`at the top left a large red circle, a blue ring`: the place first, since a reader can check the words after it at once."""
+    return ", ".join((f"at the {t.place} " if t.place else "") + f"a {t.label}" for t in caption)
+
+
+def say_other(caption: tuple[Thing, ...]) -> str:
+    """The same facts in other words: `the circle in the top left corner is large and red`."""
+    return " and ".join(
+        f"the {t.shape}" + (f" in the {t.place} corner" if t.place else "") + f" is {t.size + ' and ' if t.size else ''}{t.color}"
+        for t in caption
+    )
+
+
+# ---- sides --------------------------------------------------------------------------------------------------------------------
+
+
+def _image(text: str) -> str:
+    return f"{IMAGE_MARK}\n{text}\n"
+
+
+def _answer(text: str) -> Side:
+    return Side(f"{text}\n", None, {"is": text})
+
+
+def _picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
+    return Side(_image("Represent the given image."), scenes.paint(rng, scene), facts)
+
+
+def _crop_side(rng: Rng, thing: Thing) -> Side:
+    picture = scenes.crop(scenes.paint(rng, (thing,)), thing.place)
+    return Side(_image("Represent the given cropped image of the object"), picture, {"is": thing.label})
+
+
+def _ask(rng: Rng, scene: Scene, text: str, value: str) -> Side:
+    return Side(_image(text), scenes.paint(rng, scene), {"is": value})
+
+
+def _other(rng: Rng, words: tuple[str, ...], right: str) -> str:
+    rest = [word for word in words if word != right]
+    return rest[rng.integers(len(rest))]
+
+
+def _any_attribute(rng: Rng, names: tuple[str, ...] = ("place", "size", "color", "shape")) -> str:
+    return names[rng.integers(len(names))]
+
+
+def unique(rng: Rng, split: str, *fields: str, least: int = 1) -> tuple[Scene, Thing]:
+    """A scene and one of its things that these fields single out."""
+    while True:
+        scene = scenes.draw_scene(rng, split, int(rng.integers(least, 4)))
+        odd = [t for t in scene if t.held] if split == "held" else list(scene)
+        thing = odd[rng.integers(len(odd))]
+        if sum(all(getattr(t, f) == getattr(thing, f) for f in fields) for t in scene) == 1:
+            return scene, thing
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------------------
+
+
+def _pick(rng: Rng, phrasings: tuple[str, ...]) -> str:
+    return phrasings[rng.integers(len(phrasings))]
+
+
+def make_object(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split, 1)
+    return Row(_ask(rng, scene, _pick(rng, phrasings), scene[0].label), _answer(scene[0].label), scene)
+
+
+def object_wrong(rng: Rng, row: Row) -> Side:
+    return _answer(scenes.change(rng, row.scene, _any_attribute(rng, ("size", "color", "shape")))[0].label)
+
+
+def make_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split, 1)
+    return Row(_ask(rng, scene, _pick(rng, phrasings), scene[0].color), _answer(scene[0].color), scene)
+
+
+def make_meme(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split)
+    value = "yes" if any(t.size == "large" for t in scene) else "no"
+    return Row(_ask(rng, scene, _pick(rng, phrasings), value), _answer(value), scene)
+
+
+def make_ask_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene, thing = unique(rng, split, "place")
+    text = _pick(rng, phrasings).format(shape=thing.shape, place=thing.place)
+    return Row(_ask(rng, scene, text, thing.color), _answer(thing.color), scene)
+
+
+def make_ask_shape(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene, thing = unique(rng, split, "place")
+    return Row(_ask(rng, scene, _pick(rng, phrasings).format(place=thing.place), thing.shape), _answer(thing.shape), scene)
+
+
+def make_ask_place(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene, thing = unique(rng, split, "size", "color", "shape")
+    return Row(_ask(rng, scene, _pick(rng, phrasings).format(label=thing.label), thing.place), _answer(thing.place), scene)
+
+
+COUNTS = ("one", "two", "three")
+
+
+def make_ask_count(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split)
+    return Row(_ask(rng, scene, _pick(rng, phrasings), COUNTS[len(scene) - 1]), _answer(COUNTS[len(scene) - 1]), scene)
+
+
+def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
+    return lambda rng, row: _answer(_other(rng, words, row.positive.facts["is"]))
+
+
+def make_i2t(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split)
+    caption = caption_of(rng, scene)
+    query = Side(_image(_pick(rng, phrasings)), scenes.paint(rng, scene), {"scene": _facts(scene)})
+    return Row(query, Side(f"{say(caption)}\n", None, {"caption": _facts(caption)}), scene)
+
+
+def i2t_wrong(rng: Rng, row: Row) -> Side:
+    while True:
+        caption = list(_things(row.positive.facts["caption"]))
+        i = int(rng.integers(len(caption)))
+        name = _any_attribute(rng, tuple(f for f in Thing._fields if getattr(caption[i], f)))
+        caption[i] = caption[i]._replace(**{name: _other(rng, scenes.ATTRIBUTES[name], getattr(caption[i], name))})
+        if caption[i].held and not any(thing.held for thing in row.scene):
+            continue
+        side = Side(f"{say(tuple(caption))}\n", None, {"caption": _facts(tuple(caption))})
+        if not meets(row.query.facts, side.facts):
+            return side
+
+
+def make_t2i(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split)
+    caption = caption_of(rng, scene)
+    text = f"{_pick(rng, phrasings)} {say(caption)}\n"
+    return Row(Side(text, None, {"caption": _facts(caption)}), _picture(rng, scene, {"scene": _facts(scene)}), scene)
+
+
+def t2i_wrong(rng: Rng, row: Row) -> Side:
+    while True:
+        scene = scenes.change(rng, row.scene, _any_attribute(rng))
+        if not meets(row.query.facts, {"scene": _facts(scene)}):
+            return _picture(rng, scene, {"scene": _facts(scene)})
+
+
+def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    while True:
+        before = scenes.draw_scene(rng, split)
+        i = int(rng.integers(len(before)))
+        name = _any_attribute(rng, ("color", "shape", "size"))
+        after = scenes.change(rng, before, name, i)
+        if scenes.split_of(after) == split:
+            break
+    text = f"{_pick(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
+    query = Side(_image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
+    return Row(query, _picture(rng, after, {"is": scenes.describe(after)}), after)
+
+
+def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
+    """A new picture of a scene that asks for a look-alike."""
+    return Side(_image(phrasing), scenes.paint(rng, scene), {"is": scenes.describe(scene)})
+
+
+def make_twin(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split)
+    query = twin_query(rng, scene, _pick(rng, phrasings))
+    return Row(query, _picture(rng, scene, {"is": scenes.describe(scene)}), scene)
+
+
+def scene_wrong(rng: Rng, row: Row) -> Side:
+    scene = scenes.change(rng, row.scene, _any_attribute(rng))
+    return _picture(rng, scene, {"is": scenes.describe(scene)})
+
+
+def make_phrase(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene = scenes.draw_scene(rng, split, int(rng.integers(1, 3)))
+    query = Side(f"{_pick(rng, phrasings)} {say(scene)}\n", None, {"is": scenes.describe(scene)})
+    return Row(query, Side(f"{say_other(scene)}\n", None, {"is": scenes.describe(scene)}), scene)
+
+
+def phrase_wrong(rng: Rng, row: Row) -> Side:
+    scene = scenes.change(rng, row.scene, _any_attribute(rng))
+    return Side(f"{say_other(scene)}\n", None, {"is": scenes.describe(scene)})
+
+
+def make_crop(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene, thing = unique(rng, split, "color", "shape", least=2)
+    query = _ask(rng, scene, _pick(rng, phrasings).format(label=f"{thing.color} {thing.shape}"), thing.label)
+    return Row(query, _crop_side(rng, thing), (thing, *(t for t in scene if t != thing)))
+
+
+def make_point(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
+    scene, thing = unique(rng, split, "place", least=2)
+    query = _ask(rng, scene, _pick(rng, phrasings).format(place=thing.place), thing.label)
+    return Row(query, _crop_side(rng, thing), (thing, *(t for t in scene if t != thing)))
+
+
+def crop_wrong(rng: Rng, row: Row) -> Side:
+    """Another thing of the same scene, or the right one with one attribute changed."""
+    others = [t for t in row.scene[1:] if t.label != row.scene[0].label]
+    if others and rng.random() < 0.4:
+        return _crop_side(rng, others[rng.integers(len(others))])
+    return _crop_side(rng, scenes.change(rng, row.scene[:1], _any_attribute(rng, ("size", "color", "shape")))[0])

@@ -1,0 +1,110 @@
+"""The nano MLLM from scratch: AdamW on packed lessons, resumable to the byte, then a probe of what it can do.
+
+Step i draws its groups from the random state (seed, i), so a step depends on no earlier one but through the weights, and a run that
+was killed goes on from its last checkpoint to the very same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from unime.artifacts import whole
+from unime.config import Pretrain
+from unime.nano import card, lessons, packing, probe
+from unime.nano import model as nano_model
+
+
+def learning_rate(step: int, settings: Pretrain) -> float:
+    """Linear warm-up, constant, then cosine to zero over the last half."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    late = max(0.0, (step / settings.steps - 0.5) / 0.5)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * late))
+
+
+def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Weighted mean cross entropy of the tokens that a lesson asks for; a float32 scalar."""
+    hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state
+    asked = batch["weights"] > 0
+    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch["targets"][asked], reduction="none")
+    return (losses * batch["weights"][asked]).sum() / batch["weights"].sum()
+
+
+def batch_of(step: int, settings: Pretrain, tokenizer: Any) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng((settings.seed, step))
+    groups = [lessons.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
+    pad, image = (tokenizer.convert_tokens_to_ids(token) for token in (nano_model.PAD, nano_model.IMAGE))
+    return packing.pack(packing.encode(groups, tokenizer), pad, image)
+
+
+def run(out: Path, settings: Pretrain, job: Any) -> dict[str, Any]:
+    """Train, probe and write the whole model folder with its model card to `out`.  Returns the probe's figures and the minutes taken."""
+    start = time.monotonic()
+    model, tokenizer = train(settings, job.scratch, job.track, job.log)
+    minutes = (time.monotonic() - start) / 60
+    figures = {**probe.probe(model, tokenizer), "minutes": round(minutes, 1), "threads": torch.get_num_threads()}
+    nano_model.write(out, model, tokenizer)
+    (out / "README.md").write_text(card.text(model, settings, figures), encoding="utf-8")
+    return figures
+
+
+def train(settings: Pretrain, scratch: Path, track: Any = None, log: Any = None) -> tuple[Any, Any]:
+    """Train from random weights, or go on from the checkpoint in `scratch`.  Returns model (float32, eval mode) and tokenizer."""
+    model, tokenizer = nano_model.create(settings.seed)
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    start = _resume(scratch, names, model, optimizer)
+    model.train()
+    steps: Iterable[int] = range(start, settings.steps)
+    for step in track(steps, settings.steps - start, "nano MLLM") if track else steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        loss = loss_of(model, batch_of(step, settings, tokenizer))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if log and step % 50 == 0:
+            log.info("step %d of %d: loss %.4f", step, settings.steps, loss.item())
+        if (step + 1) % settings.checkpoint == 0 and step + 1 < settings.steps:
+            _save(scratch, step + 1, names, model, optimizer)
+    return model.eval(), tokenizer
+
+
+def _save(scratch: Path, step: int, names: list[str], model: Any, optimizer: torch.optim.AdamW) -> None:
+    """Weights and both moments in one safetensors file; the step is in its metadata, so the file is the whole checkpoint."""
+    tensors = {}
+    for name, parameter in zip(names, optimizer.param_groups[0]["params"], strict=True):
+        state = optimizer.state[parameter]
+        tensors[f"weight.{name}"] = parameter.detach()
+        tensors[f"first.{name}"], tensors[f"second.{name}"] = state["exp_avg"], state["exp_avg_sq"]
+    scratch.mkdir(parents=True, exist_ok=True)
+    with whole(scratch / "checkpoint.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step)})
+
+
+def _resume(scratch: Path, names: list[str], model: Any, optimizer: torch.optim.AdamW) -> int:
+    path = scratch / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    step = int(header["__metadata__"]["step"])
+    for name, parameter in zip(names, optimizer.param_groups[0]["params"], strict=True):
+        parameter.data.copy_(tensors[f"weight.{name}"])
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": tensors[f"first.{name}"].clone(),
+            "exp_avg_sq": tensors[f"second.{name}"].clone(),
+        }
+    return step

@@ -1,0 +1,136 @@
+"""report.html: the table, a chart a meta-task, the mining report and the data report on one page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unime.evaluate.tasks import META
+from unime.report import html, table
+from unime.report.table import Table
+
+SHOWN = 50
+"""Left-out rows of one data set that the page lists; the data stage's report.json has more."""
+
+_CELL = 300  # characters of a source's text (a reason, a file name) in a cell
+
+
+def page(
+    results: Table,
+    charts: Mapping[str, str],
+    mining: str,
+    train: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    images: Mapping[str, str] | None = None,
+) -> str:
+    """The whole page.  `charts`: SVG by meta-task; `mining`: the mining report in markdown, `images` the SVG texts it names;
+    `train`, `tasks`: the report.json of results/data/train and of every results/data/eval/<task>."""
+    sections = {
+        "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),
+        "Mining": html.render(_without_title(mining), images, deeper=1),
+        "Data": html.render(data_markdown(train, tasks), deeper=2),
+    }
+    menu = "<nav>" + "".join(f'<a href="#{html.slug(name)}">{name}</a>' for name in sections) + "</nav>"
+    body = "\n".join(f'<h2 id="{html.slug(name)}">{name}</h2>\n{text}' for name, text in sections.items())
+    return html.page("UniME-V2 report", f"<h1>UniME-V2: embeddings from a judge's soft scores</h1>\n{menu}\n{body}")
+
+
+def data_markdown(train: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
+    """What the data stages read, kept and left out."""
+    lines = ["# Training sets", ""]
+    lines += _grid(
+        ["set", "rows", "sampled", "pairs", "queries", "candidates", "duplicates", "left out", "query -> candidate"],
+        [
+            [
+                one["name"],
+                one["rows"],
+                one["sampled"],
+                one["pairs"],
+                one["queries"],
+                one["candidates"],
+                one["duplicate_pairs"],
+                one["left_out"]["count"],
+                _shares(one["modalities"]),
+            ]
+            for one in train["sets"]
+        ],
+    )
+    lines += [
+        "",
+        "Sampled: rows drawn under `data.cap`. Candidates: distinct positives of the set, the pool that its hard negatives come from. "
+        "Duplicates: rows whose query and positive stand in an earlier row.",
+        "",
+        "# Evaluation tasks",
+        "",
+    ]
+    lines += _grid(
+        ["task", "rows", "queries", "candidates a query", "distinct", "repeats", "left out", "query", "candidate"],
+        [
+            [
+                one["name"],
+                one["rows"],
+                one["queries"],
+                _range(one["candidates"]["fewest"], one["candidates"]["most"]),
+                one["candidates"]["distinct"],
+                one["duplicate_candidates"]["candidates"],
+                one["left_out"]["count"] + one["candidates_left_out"]["count"],
+                _shares(one["modalities"]["query"]),
+                _shares(one["modalities"]["candidate"]),
+            ]
+            for one in tasks
+        ],
+    )
+    lines += ["", "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.", "", "# Left out", ""]
+    return "\n".join(lines + _left_out([*train["sets"], *tasks]))
+
+
+def _by_meta(results: Table, charts: Mapping[str, str]) -> str:
+    parts = []
+    for meta in results.groups():
+        parts.append(f'<h3 id="{meta}">{META[meta]}</h3>')
+        if meta in charts:
+            parts.append(html.figure(charts[meta], f"{META[meta]}: Precision@1 of each model on each task; the figures are in the table below"))
+        parts.append(html.render("\n".join(table.meta_markdown(results, meta))))
+    return "\n".join(parts)
+
+
+def _left_out(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows: list[list[Any]] = []
+    more = []
+    for one in reports:
+        for kind in ("left_out", "candidates_left_out"):
+            found = one.get(kind, {"count": 0, "listed": []})
+            rows += [[one["name"], _cut(row["file"]), row["row"], _cut(row["reason"])] for row in found["listed"][:SHOWN]]
+            if (hidden := found["count"] - len(found["listed"][:SHOWN])) > 0:
+                more.append(f"- {one['name']}: {hidden:,} more, see its report.json")
+    if not rows and not more:
+        return ["No row and no candidate was left out.", ""]
+    return [*_grid(["set", "file", "row", "reason"], rows, text=(0, 1, 3)), "", *more, ""]
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[Any]], text: Sequence[int] = ()) -> list[str]:
+    """A markdown table; columns whose cells are numbers are right aligned."""
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    numbers = [k not in text and bool(rows) and all(isinstance(row[k], int) for row in rows) for k in range(len(header))]
+    rule = ["---:" if number else "---" for number in numbers]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *shown)]
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    """`image + text 240, text 12`, the most first."""
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _cut(text: Any) -> str:
+    line = " ".join(str(text).replace("`", "'").split())
+    return line if len(line) <= _CELL else line[: _CELL - 3] + "..."
+
+
+def _without_title(markdown: str) -> str:
+    """The page has its own title above the mining report."""
+    first, _, rest = markdown.lstrip().partition("\n")
+    return rest if first.startswith("# ") else markdown

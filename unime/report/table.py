@@ -1,0 +1,210 @@
+"""The results table: Precision@1 of each model on each task, and the means that the paper reports.
+
+    table.csv      one row a model: means, then every task, percent with two decimals; empty where there is no such figure
+    table.md       the same to read, with n, the tie rule and what each row is
+    metrics.json   model -> mean -> percent, flat enough for `dvc metrics diff`
+    screen         the means, for a terminal of 80 columns
+
+A mean is over those of its tasks that ran.  Published rows stand only under means for which this run had exactly MMEB's tasks: a
+mean over other tasks is another quantity and is not put beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from unime.artifacts import ArtifactError
+from unime.evaluate.tasks import MEANS, META, MODELS, is_mmeb, members, task
+from unime.report.published import PUBLISHED
+
+METRIC = "precision@1"
+HEADINGS = {**META, "grounding": "Grounding", "ind": "IND", "ood": "OOD", "overall": "Overall"}
+
+TIES = {
+    "content": "a candidate equal in content to the right one counts as right; any other candidate that ties for the best score makes "
+    "the answer wrong, so a model that scores all alike earns nothing",
+    "first": "the first index among the best scores wins (VLM2Vec v1); the right one is listed first in MMEB, so ties earn",
+    "name": "right if any candidate with the best score has the right one's name (VLM2Vec v2)",
+}
+ROWS = {
+    "zero_shot": "the base MLLM as it is, last token, no adapter",
+    "in_batch": "LoRA on the base MLLM, in-batch InfoNCE (VLM2Vec's recipe); also the base embedder that finds hard negatives",
+    "hard_negatives": "LoRA on the base MLLM, mined hard negatives, one-hot target",
+    "unime_v2": "LoRA on the base MLLM, mined hard negatives, the judge's soft scores as target",
+    "unime_v2_reranker": "UniME-V2's best candidates, put in order by the reranker",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model: `means` and `tasks` are shares in [0, 1], absent where there is no figure."""
+
+    model: str
+    source: str
+    means: dict[str, float]
+    tasks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    rows: list[Row]
+    tasks: list[str]
+    n: dict[str, int]
+    tie_rule: str
+
+    def groups(self) -> list[str]:
+        """The meta-tasks that have a task in this table."""
+        return [meta for meta in META if members(meta, self.tasks)]
+
+
+def build(scores: pl.DataFrame, tasks: list[str]) -> Table:
+    """From SCORES rows of all tasks and the tasks to show, in the table's order.
+
+    Raises ArtifactError where a model has no figure for a task, a figure is not a share, or tie rules differ: means over different
+    tasks or rules cannot be compared.  Raises ConfigError for an unknown task.
+    """
+    for name in tasks:
+        task(name)
+    found = scores.filter(pl.col("metric").eq(METRIC) & pl.col("task").is_in(tasks))
+    rules = sorted(found["tie_rule"].unique())
+    if len(rules) > 1:
+        raise ArtifactError(f"tie rules {', '.join(rules)} in one table; run `evaluate` again for all tasks with one evaluate.tie_rule")
+    value: dict[tuple[str, str], float] = {}
+    n: dict[str, int] = {}
+    for row in found.iter_rows(named=True):
+        key = (row["model"], row["task"])
+        if key in value:
+            raise ArtifactError(f"{METRIC} of {key[0]} on {key[1]} stands twice in the scores; delete results/evaluate/{key[1]} and evaluate again")
+        if not 0 <= row["value"] <= 1:
+            raise ArtifactError(f"{METRIC} of {key[0]} on {key[1]} is {row['value']}, not a share in [0, 1]; evaluate the task again")
+        value[key], n[row["task"]] = row["value"], row["n"]
+    for model in MODELS:
+        for name in tasks:
+            if (model, name) not in value:
+                raise ArtifactError(f"{name} has no {METRIC} of {model}; run the stage evaluate@{name} again")
+    rows = []
+    for model, shown in MODELS.items():
+        own = {name: value[model, name] for name in tasks}
+        means = {mean: sum(own[t] for t in inside) / len(inside) for mean in MEANS if (inside := members(mean, tasks))}
+        rows.append(Row(shown, "this run", means, own))
+    comparable = [mean for mean in MEANS if is_mmeb(mean, tasks)]
+    for shown, figures in PUBLISHED.items():
+        if means := {mean: figures[mean] / 100 for mean in comparable if mean in figures}:
+            rows.append(Row(shown, "published", means, {}))
+    return Table(rows, list(tasks), {name: n[name] for name in tasks}, rules[0])
+
+
+def percent(share: float | None) -> str:
+    """`63.60`; empty for None."""
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def to_csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "source", *MEANS, *table.tasks])
+    for row in table.rows:
+        cells = [percent(row.means.get(mean)) for mean in MEANS] + [percent(row.tasks.get(name)) for name in table.tasks]
+        writer.writerow([row.model, row.source, *cells])
+    return out.getvalue()
+
+
+def to_metrics(table: Table) -> dict[str, dict[str, float]]:
+    """model key -> mean -> percent, two decimals; this run's rows only."""
+    own = {row.model: row for row in table.rows if row.source == "this run"}
+    return {key: {mean: round(100 * share, 2) for mean, share in own[shown].means.items()} for key, shown in MODELS.items()}
+
+
+def comparison(table: Table) -> str:
+    """One sentence on what the published rows may be compared with, or why there are none."""
+    if any(row.source == "published" for row in table.rows):
+        return (
+            "Rows marked published are the paper's (to one decimal) and stand only under means for which this run has exactly MMEB's own "
+            "tasks; published rows without a mean for a group leave it empty."
+        )
+    return "No published row stands beside these: no mean here is over exactly MMEB's own tasks, so the paper's figures are another quantity."
+
+
+def queries(table: Table) -> str:
+    """`100 queries a task`, or the range."""
+    counts = sorted(set(table.n.values()))
+    return f"{counts[0]:,} queries a task" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} queries a task"
+
+
+def basis(table: Table) -> str:
+    """What the means are over."""
+    sizes = [f"{len(inside)} {HEADINGS[mean]}" for mean in MEANS if mean != "overall" and (inside := members(mean, table.tasks))]
+    return (
+        f"Means over {len(table.tasks)} tasks ({', '.join(sizes)}), {queries(table)}. "
+        "IND / OOD: tasks whose training set was / was not trained on."
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """The whole report of the table: means and notes, then one block a meta-task with its tasks down and models across."""
+    lines = ["# Precision@1 (%)", "", means_markdown(table)]
+    for meta in table.groups():
+        lines += [f"## {META[meta]}", "", *meta_markdown(table, meta), ""]
+    return "\n".join(lines)
+
+
+def means_markdown(table: Table) -> str:
+    """The means, what they are over, the tie rule, and what each row is."""
+    lines = _grid(["model", "source", *HEADINGS.values()], [_mean_cells(row) for row in table.rows], text=2)
+    lines += ["", basis(table), "", f"Ties (`{table.tie_rule}`): {TIES[table.tie_rule]}.", "", comparison(table), ""]
+    lines += ["Rows of this run:", "", *(f"- **{MODELS[key]}**: {text}" for key, text in ROWS.items()), ""]
+    return "\n".join(lines)
+
+
+def meta_markdown(table: Table, meta: str) -> list[str]:
+    """Lines of a meta-task's block: task, split, n, then each of this run's models; the mean last."""
+    own = [row for row in table.rows if row.source == "this run"]
+    names = members(meta, table.tasks)
+    cells = [[name, task(name).split.upper(), f"{table.n[name]:,}", *(percent(row.tasks[name]) for row in own)] for name in names]
+    cells += [["mean", "", "", *(percent(row.means[meta]) for row in own)]]
+    return _grid(["task", "split", "n", *(row.model for row in own)], cells, text=2)
+
+
+def screen(table: Table) -> Any:
+    """A rich table of the means that fits 80 columns."""
+    from rich import box
+    from rich.table import Table as Screen
+
+    short = dict(zip(MEANS, ("Cls", "VQA", "Ret", "Grd", "IND", "OOD", "All"), strict=True))
+    shown = Screen(
+        title="Precision@1 (%)",
+        caption=f"{len(table.tasks)} tasks, {queries(table)}, tie rule `{table.tie_rule}`; per task: mmeb_table.md",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    shown.add_column("model", overflow="fold")
+    for mean in MEANS:
+        shown.add_column(short[mean], justify="right", no_wrap=True, style="bold" if mean == "overall" else "")
+    best = {mean: max(row.means.get(mean, 0.0) for row in table.rows if row.source == "this run") for mean in MEANS}
+    published = False
+    for row in table.rows:
+        if row.source == "published" and not published:
+            shown.add_section()
+            published = True
+        cells = [percent(row.means.get(mean)) or "-" for mean in MEANS]
+        marked = [
+            f"[green]{cell}[/]" if row.source == "this run" and row.means.get(mean) == best[mean] else cell
+            for cell, mean in zip(cells, MEANS, strict=True)
+        ]
+        shown.add_row(row.model, *marked, style="dim" if row.source == "published" else "")
+    return shown
+
+
+def _mean_cells(row: Row) -> list[str]:
+    return [row.model, row.source, *(percent(row.means.get(mean)) for mean in MEANS)]
+
+
+def _grid(header: list[str], rows: list[list[str]], text: int) -> list[str]:
+    """A markdown table; the first `text` columns left, the others right aligned."""
+    rule = ["---" if k < text else "---:" for k in range(len(header))]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]

@@ -1,0 +1,70 @@
+"""Long work in shards: each is written whole to scratch, and a rerun after a kill makes only those that are not there.
+
+The scratch folder is keyed by a stage's inputs, code and parameters, so a shard that lies in it is valid; a torn one cannot be,
+because artifacts are renamed into place.  The result is put together from the files in every case, so an interrupted and an
+uninterrupted run give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cut(things: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Consecutive runs of `size` things, the last one shorter."""
+    return [things[start : start + size] for start in range(0, len(things), size)]
+
+
+def run(
+    shards: Sequence[T],
+    scratch: Path,
+    name: str,
+    *,
+    make: Callable[[T], R],
+    write: Callable[[R, Path], None],
+    read: Callable[[Path], R],
+    track: Callable[..., Iterable[Any]],
+) -> list[R]:
+    """`make` of every shard, in order, kept as scratch/<name>-<number>; what is there already is read instead.
+
+    `write` must make its file (or folder) whole or not at all; `track(iterable, total, label)` shows progress.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    places = [scratch / f"{name}-{number:06d}-of-{len(shards):06d}" for number in range(len(shards))]
+    missing = [number for number, place in enumerate(places) if not place.exists()]
+    for number in track(missing, len(missing), name):
+        write(make(shards[number]), places[number])
+    return [read(place) for place in places]
+
+
+def ahead(tasks: Iterable[T], prepare: Callable[[T], R]) -> Iterator[R]:
+    """`prepare` of every task, in order, one of them ahead in a thread: images decode while the model computes."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for task in tasks:
+            following = pool.submit(prepare, task)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Positions of `lengths`, longest first, in batches of at most `budget` tokens, padding to a batch's longest included.
+
+    One that is longer than the budget goes alone.  Ties keep their order, so equal input gives equal batches.
+    """
+    found: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= budget:
+            found[-1].append(position)
+        else:
+            found.append([position])
+    return found

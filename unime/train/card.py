@@ -1,0 +1,64 @@
+"""What a training run leaves: the adapter in peft's own files, the log, and a model card.  No date, no machine: runs can be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from unime.backbones import Backbone
+
+COLUMNS = ("step", "loss", "lr", "grad_norm", "items")
+ABOUT = {
+    "in_batch": "Embedder trained with in-batch negatives (InfoNCE, VLM2Vec's recipe).",
+    "hard_negatives": "Embedder trained on mined hard negatives with a one-hot target.",
+    "unime_v2": "UniME-V2 embedder: mined hard negatives, the judge's scores as soft target (equation 4 of the paper).",
+    "reranker": "UniME-V2 reranker: pairwise and listwise answers of a chat model.",
+}
+
+
+def write(
+    out: str | Path, backbone: Backbone, kind: str, log: list[dict[str, float]], view: Any, datasets: list[str], notes: dict[str, str]
+) -> None:
+    """Fill the folder `out` (created): adapter_model.safetensors, adapter_config.json, log.csv, README.md."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    backbone.model.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
+    with (out / "log.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(log)
+    (out / "README.md").write_text(text(kind, log, view, datasets, notes, str(backbone.folder)), encoding="utf-8")
+
+
+def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str], notes: dict[str, str], base: str) -> str:
+    """The model card's Markdown."""
+    facts = {
+        "base model": f"`{base}`",
+        "training rows": str(len(datasets)),
+        "steps": str(log[-1]["step"]),
+        "items seen": str(log[-1]["items"]),
+        "final loss": f"{final_loss(log):.6g} (mean of the last {min(10, len(log))} steps)",
+        "seed": str(view.seed),
+        **notes,
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    counts = "\n".join(f"| {name} | {count} |" for name, count in sorted(Counter(datasets).items()))
+    settings = json.dumps(view.dump(), indent=2, ensure_ascii=False)
+    return (
+        f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n\n# {kind}\n\n{ABOUT[kind]}\n\n"
+        f"| what | value |\n|---|---|\n{table}\n\n## Data\n\n| data set | rows |\n|---|---|\n{counts}\n\n"
+        f"## Configuration\n\n```json\n{settings}\n```\n\n`log.csv` holds every step's loss, learning rate and gradient norm.\n"
+    )
+
+
+def line(log: list[dict[str, float]]) -> str:
+    """One line about a finished run."""
+    return f"{log[-1]['step']} steps, {log[-1]['items']} items, loss {log[0]['loss']:.4f} -> {final_loss(log):.4f}"
+
+
+def final_loss(log: list[dict[str, float]]) -> float:
+    last = [record["loss"] for record in log[-10:]]
+    return sum(last) / len(last)

@@ -1,0 +1,96 @@
+"""What a training step reads: rows in a seeded order, items with their images seen once, prompts of like length together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unime.backbones import Backbone, Encoded
+
+KEPT = 1 << 30
+"""Bytes of image features kept in memory."""
+
+OVERHEAD = {"cpu": 64, "cuda": 2048}
+"""What one more forward pass costs, in tokens: below it, padding is cheaper than another pass."""
+
+
+class Batch(NamedTuple):
+    """One optimizer step: its number, its epoch, and its rows (indices into the training table)."""
+
+    step: int
+    epoch: int
+    rows: list[int]
+
+
+def batch_at(step: int, rows: int, batch: int, seed: int) -> Batch:
+    """The rows of one step: consecutive slices of a permutation drawn from (seed, epoch); the tail of an epoch is left out.
+
+    A function of its arguments only, so a resumed run needs no state and the order does not depend on micro-batches or processes.
+    """
+    if batch > rows:
+        raise ValueError(f"a batch of {batch} is more than the {rows} training rows; lower train.*.batch or raise data.cap")
+    epoch, part = divmod(step, rows // batch)
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return Batch(step, epoch, order[part * batch : (part + 1) * batch].tolist())
+
+
+class Shown:
+    """Items as contents whose image has passed the frozen vision tower; the last used `limit` bytes of features are kept.
+
+    The tower is never trained and sees each image alone, so keeping its output changes no result.
+    """
+
+    def __init__(self, backbone: Backbone, items: Any, limit: int = KEPT) -> None:
+        self.backbone, self.items, self.limit, self.used = backbone, items, limit, 0
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def content(self, id: str) -> Any:
+        """The item with a `Picture` in place of its image."""
+        if id in self._kept:
+            self._kept.move_to_end(id)
+            return self._kept[id]
+        content = self.items[id]
+        if content.image is not None:
+            content = replace(content, image=self.backbone.see(content.image))
+        self._kept[id] = content
+        self.used += _size(content)
+        while self.used > self.limit and len(self._kept) > 1:
+            self.used -= _size(self._kept.popitem(last=False)[1])
+        return content
+
+    def item(self, id: str) -> Encoded:
+        """The embedder's input for one item.  Raises ValueError naming an item that is too long."""
+        try:
+            return self.backbone.encode(self.backbone.item_prompt(self.content(id)))
+        except ValueError as error:
+            raise ValueError(f"item {id}: {error}") from error
+
+
+def _size(content: Any) -> int:
+    features = None if content.image is None else content.image.features
+    return 200 + len(content.text) + (0 if features is None else features.numel() * features.element_size())
+
+
+def groups(lengths: Sequence[int], overhead: int, most: int | None = None) -> list[list[int]]:
+    """Split sequences into forward passes so that tokens, padding and `overhead` tokens a pass together are fewest.
+
+    Returns lists of indices, shortest sequences first, at most `most` in a list.  The best last cut before each length is found by
+    dynamic programming over the sorted lengths.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    edges = [at for at in range(1, len(order)) if lengths[order[at]] != lengths[order[at - 1]]]
+    stops = sorted({*edges, *range(most or len(order), len(order), most or len(order)), len(order)})
+    cost, cut = {0: 0}, {0: 0}
+    for stop in stops:
+        starts = [s for s in cost if most is None or stop - s <= most]
+        cut[stop] = min(starts, key=lambda s: cost[s] + (stop - s) * lengths[order[stop - 1]])
+        cost[stop] = cost[cut[stop]] + (stop - cut[stop]) * lengths[order[stop - 1]] + overhead
+    found, stop = [], len(order)
+    while stop:
+        found.append(order[cut[stop] : stop])
+        stop = cut[stop]
+    return found[::-1]

@@ -1,0 +1,150 @@
+"""The three embedders: in-batch negatives (the base embedder), mined negatives with a one-hot target, and UniME-V2's soft labels.
+
+The mined losses are sums over queries, each of which depends on its own 1 + k candidates: micro-batches of whole queries with one
+forward pass an item give the gradient of the full batch exactly, so nothing is cached and nothing is computed twice.  Only the
+in-batch loss couples queries; it goes through GradCache where the batch does not fit one forward pass.
+
+Within a micro-batch equal items are embedded once, and items of like length together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from unime.backbones import Backbone, Encoded
+from unime.train import card, gradcache, losses
+from unime.train.data import OVERHEAD, Batch, Shown, groups
+from unime.train.loop import accelerator_for, fit, share
+
+KINDS = ("in_batch", "hard_negatives", "unime_v2")
+
+
+def train_embedder(kind: str, table: pl.DataFrame, items: Any, backbone: Backbone, view: Any, job: Any, out: str | Path) -> str:
+    """Train an adapter and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
+
+    `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`.
+    Raises ValueError for a teacher's score that is NaN or outside [0, 1], too few negatives, or a batch larger than the table.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no way to train an embedder; known: {', '.join(KINDS)}")
+    settings = getattr(view.train, kind)
+    backbone.add_lora(view.train.lora, view.seed)
+    accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
+    if kind == "in_batch":
+        accumulate = InBatch(shown, table, settings, accelerator)
+    else:
+        accumulate = Mined(shown, table, settings, accelerator, soft=kind == "unime_v2")
+        notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
+        job.log.info("flat targets: %s", notes["flat targets"])
+    log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
+    if accelerator.is_main_process:
+        card.write(out, backbone, kind, log, view, table["dataset"].to_list(), notes)
+    accelerator.wait_for_everyone()
+    return card.line(log)
+
+
+class Embedder:
+    """Distinct items to embeddings, a few forward passes at a time."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.shown, self.backbone = shown, shown.backbone
+
+    def passes(self, ids: list[str], most: int | None = None) -> tuple[list[list[Encoded]], dict[str, int]]:
+        """Forward passes over the distinct items, at most `most` in each, and the row that each item will have."""
+        distinct = sorted(set(ids))
+        encoded = [self.shown.item(id) for id in distinct]
+        split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type], most)
+        order = [i for group in split for i in group]
+        return [[encoded[i] for i in group] for group in split], {distinct[i]: row for row, i in enumerate(order)}
+
+    def embed(self, encoded: list[Encoded]) -> Tensor:
+        """(n, D) float32 unit rows, with a graph unless the caller has switched it off."""
+        return self.backbone.embed(self.backbone.collate(encoded))
+
+
+class Mined(Embedder):
+    """Soft or one-hot loss over the positive and the first k mined negatives."""
+
+    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, soft: bool) -> None:
+        super().__init__(shown)
+        self.settings, self.accelerator, self.soft = settings, accelerator, soft
+        k, pairs = settings.negatives, table["pair"].to_list()
+        short = table.filter((pl.col("negatives").list.len() < k) | (pl.col("scores").list.len() < k))
+        if len(short):
+            raise ValueError(f"pair {short['pair'][0]}: fewer than {k} mined negatives; lower train.*.negatives or raise mine.negatives")
+        negatives = (row[:k] for row in table["negatives"].to_list())
+        self.items = [[q, p, *n] for q, p, n in zip(table["query"].to_list(), table["positive"].to_list(), negatives, strict=True)]
+        scores = (row[:k] for row in table["scores"].to_list())
+        rows = [[_number(value) for value in (sigma, *row)] for sigma, row in zip(table["sigma"].to_list(), scores, strict=True)]
+        self.scores = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
+        losses.check_teacher(pairs, self.scores)
+
+    def __call__(self, batch: Batch) -> tuple[float, int]:
+        mine, total = share(batch, self.accelerator), 0.0
+        for at in range(0, len(mine), self.settings.micro):
+            rows = mine[at : at + self.settings.micro]
+            passes, row_of = self.passes([id for row in rows for id in self.items[row]])
+            embeddings = torch.cat([self.embed(encoded) for encoded in passes])
+            index = torch.tensor([[row_of[id] for id in self.items[row]] for row in rows], device=embeddings.device)
+            chosen = embeddings[index]  # (B, 2 + k, D)
+            cosines = torch.einsum("bd,bkd->bk", chosen[:, 0], chosen[:, 1:])
+            loss = self._loss(cosines, rows).sum() / len(batch.rows)
+            loss.backward()
+            total += loss.item()
+        return total, len(batch.rows) * (2 + self.settings.negatives)
+
+    def _loss(self, cosines: Tensor, rows: list[int]) -> Tensor:
+        if not self.soft:
+            return losses.one_hot_loss(cosines, self.settings.tau)
+        return losses.soft_label_loss(cosines, torch.from_numpy(self.scores[rows]).to(cosines.device), self.settings.tau)
+
+
+class InBatch(Embedder):
+    """InfoNCE of each query against all positives of the batch, over all processes."""
+
+    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator) -> None:
+        super().__init__(shown)
+        self.settings, self.accelerator = settings, accelerator
+        self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
+
+    def __call__(self, batch: Batch) -> tuple[float, int]:
+        pairs = [self.pairs[row] for row in share(batch, self.accelerator)]
+        ids = [id for pair in pairs for id in pair]
+        distinct = len(set(ids))
+        passes, row_of = self.passes(ids, most=self.settings.micro if distinct > self.settings.micro else None)
+        index = torch.tensor([[row_of[id] for id in pair] for pair in pairs])
+        loss = self._loss(index, len(batch.rows))
+        if distinct > self.settings.micro:
+            value = gradcache.backward(self.embed, passes, loss)
+        else:  # one micro-batch holds all: no second forward pass
+            value = loss(torch.cat([self.embed(encoded) for encoded in passes]))
+            value.backward()
+        return value.item() / self.accelerator.num_processes, 2 * len(batch.rows)
+
+    def _loss(self, index: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+        """The whole batch's mean loss as a function of this process's embeddings; other processes' are constants here.
+
+        Each process backs up its own embeddings' part of the gradient and the loop sums them, which is the whole gradient.
+        """
+
+        def loss(embeddings: Tensor) -> Tensor:
+            chosen = embeddings[index.to(embeddings.device)]  # (B, 2, D)
+            if self.accelerator.num_processes > 1:
+                everyone = list(self.accelerator.gather(chosen.detach().contiguous()).split(len(chosen)))
+                everyone[self.accelerator.process_index] = chosen
+                chosen = torch.cat(everyone)
+            return losses.in_batch_loss(chosen[:, 0], chosen[:, 1], self.settings.tau).sum() / rows
+
+        return loss
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,117 @@
+"""The training loop: seeded, resumable, the same for every loss.
+
+1. A step's rows are a function of (seed, step), its dropout of (seed, step, process): nothing random has to be saved.
+2. The loss's own `accumulate` leaves the gradient of its share of the batch in the parameters, over as many micro-batches as it likes.
+3. Gradients are summed over processes, once a step.  Only adapters are trained, so this is a few megabytes; a wrapper around the model
+   (DDP) would reduce after every backward pass, and twice an item under GradCache.
+4. Clip, AdamW, next step.  Every `checkpoint` steps the state goes to the job's scratch folder, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from unime.backbones import Backbone
+from unime.train import checkpoint
+from unime.train.data import Batch, batch_at
+
+CLIP = 1.0
+"""Largest norm of the gradient."""
+
+Accumulate = Callable[[Batch], tuple[float, int]]
+"""Adds its share of the batch's gradient; returns its share of the batch's loss, and how many items the whole batch holds."""
+
+
+def factor(step: int, steps: int, warmup: int, decay: str) -> float:
+    """Share of the peak learning rate at a step (from 0): linear up to 1 over `warmup` steps, then linear or cosine down towards 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / (steps - warmup)
+    return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def accelerator_for(backbone: Backbone) -> Accelerator:
+    """Processes and their devices.  Raises ValueError for float16: adapters' gradients would underflow."""
+    if backbone.models.dtype == "float16":
+        raise ValueError("models.dtype is float16, which cannot be trained in; use bfloat16 or float32")
+    return Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
+
+
+def share(batch: Batch, accelerator: Accelerator) -> list[int]:
+    """This process's rows of a batch.  Raises ValueError where they cannot be dealt out evenly."""
+    if len(batch.rows) % accelerator.num_processes:
+        raise ValueError(f"a batch of {len(batch.rows)} cannot be dealt to {accelerator.num_processes} processes; use a multiple")
+    return batch.rows[accelerator.process_index :: accelerator.num_processes]
+
+
+def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accelerator: Accelerator, accumulate: Accumulate) -> list:
+    """Train the backbone's trainable parameters; returns the log, one record a step.
+
+    `settings` is a config section of class Optimizer, `rows` the length of the training table.  AdamW without weight decay.  Raises
+    ValueError where a gradient is not finite or the batch does not fit the table.
+    """
+    batch_at(0, rows, settings.batch, seed)
+    parameters = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
+    saved = Path(job.scratch) / "checkpoint.safetensors"
+    done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])
+    if done:
+        job.log.info("resumed after step %d of %d", done, settings.steps)
+    with _reproducible(job.threads, backbone):
+        for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
+            torch.manual_seed(_stream(seed, step, accelerator.process_index))
+            loss, items = accumulate(batch_at(step, rows, settings.batch, seed))
+            norm, loss = _reduce(parameters, loss, accelerator)
+            if not math.isfinite(norm) or not math.isfinite(loss):
+                raise ValueError(f"step {step}: loss {loss}, gradient norm {norm}; lower lr ({settings.lr}) or use a wider models.dtype")
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * factor(step, settings.steps, settings.warmup, settings.decay)
+            optimizer.step()
+            optimizer.zero_grad()
+            seen = items + (log[-1]["items"] if log else 0)
+            log.append({"step": step + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm, "items": seen})
+            if (step + 1) % settings.checkpoint == 0 and accelerator.is_main_process:
+                checkpoint.save(saved, parameters, optimizer, step + 1, log)
+    accelerator.wait_for_everyone()
+    return log
+
+
+def _reduce(parameters: dict[str, torch.Tensor], loss: float, accelerator: Accelerator) -> tuple[float, float]:
+    """Sum gradients and loss over processes and clip; returns the gradient's norm before clipping, and the loss."""
+    for parameter in parameters.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if accelerator.num_processes > 1:
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="sum")
+    if accelerator.num_processes > 1:
+        loss = float(accelerator.reduce(torch.tensor(loss, device=accelerator.device, dtype=torch.float64), reduction="sum"))
+    return float(torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)), loss
+
+
+def _stream(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _reproducible(threads: int, backbone: Backbone) -> Iterator[None]:
+    """Training mode, a fixed number of threads, deterministic kernels where there are any; all as before afterwards."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    backbone.model.train()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        backbone.model.eval()
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])

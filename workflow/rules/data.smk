@@ -1,0 +1,43 @@
+"""MMEB's published layout, read once: items by content id, training pairs, evaluation queries."""
+
+
+rule data_train:
+    input:
+        needs("data_train"),
+        ancient(CONFIG.data.root),
+    output:
+        directory("results/data/train"),
+        touch(done("data_train")),
+    log:
+        "logs/dvc/data_train.log",
+    benchmark:
+        "logs/benchmarks/data_train.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        repro("data_train")
+
+
+rule data_eval:
+    input:
+        needs("data_eval@{task}"),
+        ancient(CONFIG.data.root),
+    output:
+        directory("results/data/eval/{task}"),
+        touch(done("data_eval@{task}")),
+    log:
+        "logs/dvc/data_eval.{task}.log",
+    benchmark:
+        "logs/benchmarks/data_eval.{task}.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        repro("data_eval@{wildcards.task}")

@@ -1,0 +1,43 @@
+"""The embedded suite, and the MLLM that is small enough for it."""
+
+
+rule suite:
+    input:
+        needs("suite"),
+    output:
+        directory("data/nano"),
+        touch(done("suite")),
+    log:
+        "logs/dvc/suite.log",
+    benchmark:
+        "logs/benchmarks/suite.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        repro("suite")
+
+
+rule nano_mllm:
+    input:
+        needs("nano_mllm"),
+        ancient("data/nano"),
+        ancient("assets/nano-mllm"),
+    output:
+        directory("models/nano-mllm"),
+        touch(done("nano_mllm")),
+    log:
+        "logs/dvc/nano_mllm.log",
+    benchmark:
+        "logs/benchmarks/nano_mllm.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=180,
+    shell:
+        repro("nano_mllm")
