@@ -31,10 +31,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the library in which the suite is small: about a second of work."""
+    """A copy of the library in which the suite is small: less than a second of work."""
     shutil.copytree(ROOT / "unime", tmp_path / "unime", ignore=shutil.ignore_patterns("__pycache__"))
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    values["nano"]["suite"] |= {"train_rows": 40, "eval_rows": 40, "candidates": 20}
+    values["nano"]["suite"] |= {"train_rows": 20, "eval_rows": 20, "candidates": 10}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     return tmp_path
 
@@ -241,7 +241,7 @@ def test_a_module_edited_while_a_stage_runs_spoils_the_run(checkout: Path) -> No
     assert process.returncode == 1 and out == ""
     assert err.startswith("error: unime/artifacts.py changed while suite was running: its output is thrown away and not recorded")
     assert os.listdir(checkout / "data") == []
-    assert run(checkout, "suite").stdout.startswith("made data/nano: 11 training sets of 440 rows")
+    assert run(checkout, "suite").stdout.startswith("made data/nano: 11 training sets of 220 rows")
 
 
 def test_a_kill_leaves_the_last_good_output_and_the_next_run_cleans_up(checkout: Path) -> None:

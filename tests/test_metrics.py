@@ -21,7 +21,9 @@ def plain_rank(scores: list[float], ids: list[str], right: int, rule: str, names
         best = max(s for i, s in seen.items() if names[i] == names[ids[right]])
         return sum(1 for i, s in seen.items() if names[i] != names[ids[right]] and s > best)
     ahead = list(seen).index(ids[right])
-    return sum(1 for k, (i, s) in enumerate(seen.items()) if i != ids[right] and (s > seen[ids[right]] or (s == seen[ids[right]] and k < ahead)))
+    return sum(
+        1 for k, (i, s) in enumerate(seen.items()) if i != ids[right] and (s > seen[ids[right]] or (s == seen[ids[right]] and k < ahead))
+    )
 
 
 def ragged(seed: int, queries: int = 300):
@@ -127,7 +129,9 @@ def test_one_product_and_gathering_give_the_same_bits_and_equal_vectors_tie(monk
     monkeypatch.setattr(metrics, "_BLOCK", 17 * 24 * 5)
     gathered = similarities(queries, vectors, columns)
     assert np.array_equal(product, gathered)
-    plain = np.array([[-np.inf if c < 0 else vectors[c].astype(float) @ q.astype(float) for c in row] for q, row in zip(queries, columns, strict=True)])
+    plain = np.array(
+        [[-np.inf if c < 0 else vectors[c].astype(float) @ q.astype(float) for c in row] for q, row in zip(queries, columns, strict=True)]
+    )
     assert np.allclose(product, plain, atol=1e-6) and np.isinf(product).any()
     both = np.tile(np.arange(40), (33, 1))
     table = similarities(queries, vectors, both)

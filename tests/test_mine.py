@@ -19,7 +19,13 @@ def tables(scores: list[list[float]], sigmas: list[float], dataset: str = "A") -
     """Pair i with candidates c<i>-0, c<i>-1, ... in retrieval order and these scores."""
     names = [f"p{i:05d}" for i in range(len(scores))]
     pairs = pl.DataFrame(
-        {"pair": names, "dataset": dataset, "row": range(len(names)), "query": [f"q{n}" for n in names], "positive": [f"t{n}" for n in names]},
+        {
+            "pair": names,
+            "dataset": dataset,
+            "row": range(len(names)),
+            "query": [f"q{n}" for n in names],
+            "positive": [f"t{n}" for n in names],
+        },
         schema=artifacts.PAIRS,
     )
     hits = [(n, f"c{n}-{j}", j, 0.9 - j / 100) for n, row in zip(names, scores, strict=True) for j in range(len(row))]
@@ -50,9 +56,7 @@ def reference(pair: str, scores: list[float], sigma: float, *, beta: float, nega
 
 
 def rows_of(mined: pl.DataFrame) -> dict[str, list]:
-    return {
-        row["pair"]: list(zip(row["ranks"], row["scores"], row["reasons"], strict=True)) for row in mined.iter_rows(named=True)
-    }
+    return {row["pair"]: list(zip(row["ranks"], row["scores"], row["reasons"], strict=True)) for row in mined.iter_rows(named=True)}
 
 
 def test_fifty_candidates_give_every_fifth_from_the_first():

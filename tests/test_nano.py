@@ -239,3 +239,23 @@ def test_auc_counts_ties_half():
     right, wrong = rng.integers(0, 5, 40), rng.integers(0, 5, 30)
     expected = np.mean([(r > w) + 0.5 * (r == w) for r in right for w in wrong])
     assert abs(probe.auc(right, wrong) - expected) < 1e-12
+
+
+def test_a_near_miss_is_found_even_where_no_single_change_misses():
+    """Two equal things and a caption of one of them: changing either leaves a right answer."""
+    thing = scenes.Thing("top left", "large", "red", "circle")
+    scene = scenes.scene_of([thing, thing._replace(place="top right")])
+    caption = {"caption": [["", "large", "red", "circle"]]}
+    row = makers.Row(makers.Side("x", None, caption), makers.Side("y", None, {"scene": [list(t) for t in scene]}), scene)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert not makers.meets(caption, makers.t2i_wrong(rng, row).facts)
+
+
+@pytest.mark.parametrize("name", list(kinds.KINDS))
+def test_every_kinds_near_miss_misses(name):
+    kind, rng = kinds.KINDS[name], np.random.default_rng(4)
+    for _ in range(40):
+        row = kind.make(rng, "train", kind.phrasings)
+        assert makers.meets(row.query.facts, row.positive.facts)
+        assert not makers.meets(row.query.facts, kind.wrong(rng, row).facts)

@@ -55,7 +55,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, target)
     (folder / "profiles").symlink_to("workflow/profiles")
     text = (folder / "config.yaml").read_text()
-    for key, value in (("train_rows", 40), ("eval_rows", 40), ("candidates", 20)):
+    for key, value in (("train_rows", 20), ("eval_rows", 20), ("candidates", 10)):
         text = re.sub(rf"^(    {key}:) \d+", rf"\1 {value}", text, count=1, flags=re.M)
     (folder / "config.yaml").write_text(text)
     sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
@@ -163,7 +163,7 @@ def test_a_wrong_configuration_is_explained(checkout: Path) -> None:
 
 def test_a_rule_runs_its_stage_shows_one_line_and_then_there_is_nothing_to_do(checkout: Path) -> None:
     text = sh("snakemake data/nano", checkout)
-    assert "\nstage suite\nmade data/nano: 11 training sets of 440 rows, 18 tasks of 720 queries" in text
+    assert "\nstage suite\nmade data/nano: 11 training sets of 220 rows, 18 tasks of 360 queries" in text
     assert "Running stage" not in text and "Running stage" in (checkout / "logs/dvc/suite.log").read_text()
     assert list(yaml.safe_load((checkout / "dvc.lock").read_text())["stages"]) == ["suite"]
     assert "Nothing to be done" in sh("snakemake data/nano", checkout)

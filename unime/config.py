@@ -57,7 +57,9 @@ class Data(Section):
     instructions: Literal["original", "diverse_instruction"] = Field(description="which of MMEB-train's two files a set is read from")
     cap: Positive = Field(description="rows kept of each training set, drawn with the seed (the paper: 50,000)")
     max_pixels: Positive = Field(description="an image with more pixels is refused before it is decoded")
-    bad_rows: Literal["skip", "fail"] = Field(description="skip: list bad rows in the report and go on; fail: stop at the first set that has one")
+    bad_rows: Literal["skip", "fail"] = Field(
+        description="skip: list bad rows in the report and go on; fail: stop at the first set that has one"
+    )
 
 
 class Models(Section):

@@ -83,6 +83,7 @@ def environment(threads: int) -> None:
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     os.environ["POLARS_MAX_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(threads)
     for name, value in (
+        ("OMP_WAIT_POLICY", "PASSIVE"),  # threads that spin at barriers are fifty times slower as soon as a core is shared
         ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),  # deterministic matrix products on CUDA
         ("TOKENIZERS_PARALLELISM", "false"),  # forked data loaders
         ("HF_HUB_OFFLINE", "1"),  # models are folders; nothing is fetched in the middle of a run

@@ -6,7 +6,9 @@ Items are cut into shards by id; inside a shard they are sorted by length and ba
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,6 @@ def embed(
     return found, np.concatenate([vectors for _, vectors in parts])
 
 
-@torch.inference_mode()
 def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int) -> np.ndarray:
     """(len(ids), D) float32 in the order of `ids`."""
     plan: list[list[str]] = []
@@ -53,17 +54,40 @@ def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int
         lengths = [backbone.length(backbone.item_prompt(items.peek(id))) for id in some]
         plan += [[some[position] for position in batch] for batch in shards.batches(lengths, batch_tokens)]
 
-    def prepare(batch: list[str]) -> tuple[list[str], dict[str, torch.Tensor]]:
-        return batch, backbone.collate([_encoded(id, items, backbone) for id in batch])
+    @torch.inference_mode()
+    def work(batch: list[str]) -> np.ndarray:
+        prepared = [_encoded(id, items, backbone) for id in batch]
+        with lanes.turn:
+            return backbone.embed(backbone.collate(prepared)).cpu().numpy()
 
     rows: dict[str, np.ndarray] = {}
-    for batch, tensors in shards.ahead(plan, prepare):
-        vectors = backbone.embed(tensors).cpu().numpy()
-        if not np.isfinite(vectors).all():
-            bad = batch[int((~np.isfinite(vectors).all(axis=1)).argmax())]
-            raise ValueError(f"the vector of item {bad} is not finite; check the model's weights, or set models.dtype to float32")
-        rows.update(zip(batch, vectors, strict=True))
+    with Lanes(backbone.device) as lanes:
+        for batch, vectors in zip(plan, shards.spread(plan, work, lanes.count), strict=True):
+            if not np.isfinite(vectors).all():
+                bad = batch[int((~np.isfinite(vectors).all(axis=1)).argmax())]
+                raise ValueError(f"the vector of item {bad} is not finite; check the model's weights, or set models.dtype to float32")
+            rows.update(zip(batch, vectors, strict=True))
     return np.stack([rows[id] for id in ids])
+
+
+class Lanes:
+    """How many batches run side by side: as many as torch has threads, each on one thread of its own.
+
+    Small batches on a CPU lose more to threads waiting for each other inside an operation than they gain, and other processes on
+    the same cores make it worse by a factor of ten; whole batches side by side need no waiting, and no result depends on the number
+    of threads.  On a GPU the lanes read and prepare images and `turn` lets one batch at a time compute.
+    """
+
+    def __init__(self, device: torch.device):
+        self.count = self._before = torch.get_num_threads()
+        self.turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
+
+    def __enter__(self) -> Lanes:
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
 
 
 def _encoded(id: str, items: Items, backbone: Backbone) -> Any:

@@ -7,8 +7,9 @@ uninterrupted run give the same bytes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,17 +44,20 @@ def run(
     return [read(place) for place in places]
 
 
-def ahead(tasks: Iterable[T], prepare: Callable[[T], R]) -> Iterator[R]:
-    """`prepare` of every task, in order, one of them ahead in a thread: images decode while the model computes."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for task in tasks:
-            following = pool.submit(prepare, task)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+def spread(tasks: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[R]:
+    """`work` of every task, in order, on this many threads; at most two tasks a thread are begun before their turn."""
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                begun.append(pool.submit(work, task))
+                if len(begun) > 2 * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for waiting in begun:  # after an error or Ctrl-C: what has not begun will not
+                waiting.cancel()
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -126,9 +126,13 @@ class Backbone:
 
     # Batches
 
-    def encode(self, prompt: Prompt) -> Encoded:
-        """One prompt as arrays.  Raises ValueError with its length where it is over models.max_length."""
-        ids = np.asarray(self.tokenizer.encode(prompt.text, add_special_tokens=False), dtype=np.int64)
+    def encode(self, prompt: Prompt, ids: np.ndarray | None = None) -> Encoded:
+        """One prompt as arrays; `ids` are its text's tokens (int64, a placeholder per image) where they are known already.
+
+        Raises ValueError with its length where it is over models.max_length.
+        """
+        if ids is None:
+            ids = np.asarray(self.tokenizer.encode(prompt.text, add_special_tokens=False), dtype=np.int64)
         pictures = tuple(image if isinstance(image, Picture) else self._picture(image) for image in prompt.images)
         if pictures:
             counts = np.ones(len(ids), dtype=np.int64)
@@ -164,10 +168,13 @@ class Backbone:
         if pictures := [picture for e in encoded for picture in e.pictures]:
             batch["mm_token_type_ids"] = torch.from_numpy((ids == self.image_token) & (mask == 1)).to(torch.int32)
             batch["image_grid_thw"] = torch.cat([picture.grid for picture in pictures])
-            if all(picture.features is not None for picture in pictures):
-                batch["image_features"] = torch.cat([picture.features for picture in pictures])
-            else:
+            seen = [picture.features for picture in pictures if picture.features is not None]
+            if len(seen) == len(pictures):
+                batch["image_features"] = torch.cat(seen)
+            elif not seen:
                 batch["pixel_values"] = torch.cat([picture.pixels for picture in pictures])
+            else:
+                raise ValueError(f"some pictures of a batch ({len(seen)} of {len(pictures)}) have been seen; see all of them, or none")
         if answers is not None:
             batch["labels"] = torch.from_numpy(labels)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}

@@ -221,9 +221,10 @@ def _read_file(file: Path, schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def _unpacked(folder: Path, name: str) -> list[Path]:
-    """Where images lie that somebody has unpacked: below the data set's own folder, or below images/."""
+    """Where images lie that somebody has unpacked: below images/, or in folders beside the data set's parquet files."""
     below = [folder / "images" / name, folder / "images", folder] if (folder / "images").is_dir() else []
-    return [*below, folder / name]
+    beside = [folder / name] if any(place.is_dir() for place in (folder / name).iterdir()) else []
+    return [*below, *beside]
 
 
 def _first(bad: pl.DataFrame) -> str:

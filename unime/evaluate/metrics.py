@@ -144,7 +144,9 @@ def _checked(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
     bad = present & np.isnan(scores)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise ValueError(f"query {row}: the score of candidate {pool.ids[pool.columns[row, column]]} is NaN; check the model's weights and dtype")
+        raise ValueError(
+            f"query {row}: the score of candidate {pool.ids[pool.columns[row, column]]} is NaN; check the model's weights and dtype"
+        )
     return present
 
 

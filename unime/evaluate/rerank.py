@@ -13,7 +13,8 @@ the right one uniformly.  What was refused: n copies of each prompt in a batch (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from unime import artifacts, prompts, shards
 from unime.backbones import Backbone, Encoded, Prompt
 from unime.backbones.base import IGNORED
 from unime.data.items import Content, Items
+from unime.embed import Lanes
 
 SHARD = 128
 """Queries of a shard; a killed run loses one shard at most, and batches do not reach over shards, so they are the same every time."""
@@ -34,6 +36,8 @@ ANSWER_TOKENS = 24
 
 _SCORES = {"row": pl.Int64, "scores": pl.List(pl.Float64), "text": pl.String}
 Track = Callable[..., Iterable]
+Result = tuple[int, list[float], str]
+"""Row, scores of its candidates, generated text."""
 
 
 def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content]) -> Prompt:
@@ -41,56 +45,89 @@ def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content]) ->
     return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates]))
 
 
-def score(
-    backbone: Backbone,
-    items: Items,
-    queries: Sequence[str],
-    lists: Sequence[Sequence[str]],
-    *,
-    mode: str,
-    batch_tokens: int,
-    scratch: Path,
-    track: Track,
-) -> tuple[np.ndarray, list[bool]]:
+@dataclass(frozen=True)
+class Lists:
+    """What is to be ordered: candidate ids of each query, best first, and the reranker that does it."""
+
+    backbone: Backbone
+    items: Items
+    queries: Sequence[str]
+    lists: Sequence[Sequence[str]]
+
+    def plan(self, rows: Sequence[int], batch_tokens: int, extra: int) -> list[list[int]]:
+        """Rows in batches of at most `batch_tokens` tokens, padding and `extra` tokens a row included; longest first."""
+        contents = ((self.items.peek(self.queries[row]), [self.items.peek(i) for i in self.lists[row]]) for row in rows)
+        lengths = [self.backbone.length(prompt(self.backbone, *shown)) + extra for shown in contents]
+        return [[rows[place] for place in batch] for batch in shards.batches(lengths, batch_tokens)]
+
+    def encoded(self, batch: Sequence[int]) -> list[Encoded]:
+        """Prompts of these rows.  Raises ValueError naming the query whose list is too long."""
+        found = []
+        for row in batch:
+            try:
+                shown = prompt(self.backbone, self.items[self.queries[row]], [self.items[i] for i in self.lists[row]])
+                found.append(self.backbone.encode(shown))
+            except ValueError as error:
+                raise ValueError(f"query {self.queries[row]} with {len(self.lists[row])} candidates: {error}") from error
+        return found
+
+
+def score(asked: Lists, *, mode: str, batch_tokens: int, scratch: Path, track: Track) -> tuple[np.ndarray, list[bool]]:
     """Scores (Q, n) float64 of the candidates of each query, and which queries got no readable answer (mode `generate`).
 
     `likelihood`: log likelihoods; `generate`: 1 for the named candidate, 0 for the others, all equal where unread.  -inf behind the end
     of a shorter list.  Finished shards of `SHARD` queries are kept in the folder `scratch` and not computed again.
     """
     read = likelihoods if mode == "likelihood" else answers
-
-    def make(rows: Sequence[int]) -> pl.DataFrame:
-        results = sorted(read(backbone, items, queries, lists, rows, batch_tokens))
-        return pl.DataFrame(results, schema=_SCORES, orient="row")
-
     parts = shards.run(
-        shards.cut(range(len(queries)), SHARD),
+        shards.cut(range(len(asked.queries)), SHARD),
         scratch,
         "rerank",
-        make=make,
+        make=lambda rows: pl.DataFrame(sorted(read(asked, rows, batch_tokens)), schema=_SCORES, orient="row"),
         write=lambda table, place: artifacts.write_table(table, place, _SCORES),
         read=lambda place: artifacts.read_table(place, _SCORES),
         track=track,
     )
-    found = np.full((len(queries), max(len(row) for row in lists)), -np.inf)
-    unread = [False] * len(queries)
+    found = np.full((len(asked.queries), max(len(row) for row in asked.lists)), -np.inf)
+    unread = [False] * len(asked.queries)
     for row, scores, text in pl.concat(parts).iter_rows():
         found[row, : len(scores)] = scores
         unread[row] = mode == "generate" and prompts.read_list_answer(text, len(scores)) is None
     return found, unread
 
 
-def likelihoods(
-    backbone: Backbone, items: Items, queries: Sequence[str], lists: Sequence[Sequence[str]], rows: Sequence[int], batch_tokens: int
-) -> Iterator[tuple[int, list[float], str]]:
-    """For each row: the log likelihood of every answer, and no text."""
-    most = max(len(lists[row]) for row in rows)
-    told = answer_tokens(backbone, most)
-    extra = sum(len(tokens) for tokens in told)
-    for chosen, encoded in _batches(backbone, items, queries, lists, rows, batch_tokens, extra):
-        found = branch_likelihoods(backbone, encoded, told).double().cpu().numpy()
-        for row, values in zip(chosen, found, strict=True):
-            yield row, values[: len(lists[row])].tolist(), ""
+def likelihoods(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:
+    """For each row: the log likelihood of every answer, and no text.  Batches run side by side (`embed.Lanes`)."""
+    told = answer_tokens(asked.backbone, max(len(asked.lists[row]) for row in rows))
+    plan = asked.plan(rows, batch_tokens, sum(len(tokens) for tokens in told))
+
+    def work(batch: list[int]) -> np.ndarray:
+        encoded = asked.encoded(batch)
+        with lanes.turn:
+            return branch_likelihoods(asked.backbone, encoded, told).double().cpu().numpy()
+
+    with Lanes(asked.backbone.device) as lanes:
+        done = list(zip(plan, shards.spread(plan, work, lanes.count), strict=True))
+    return [(row, values[: len(asked.lists[row])].tolist(), "") for batch, found in done for row, values in zip(batch, found, strict=True)]
+
+
+@torch.no_grad()
+def answers(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:
+    """For each row: 1 for the candidate that the greedy answer names and 0 for the others, and the answer's text.
+
+    One batch after the other: transformers keeps a state of the running generation in the model.
+    """
+    backbone, results = asked.backbone, []
+    for chosen in asked.plan(rows, batch_tokens, ANSWER_TOKENS):
+        batch = backbone.collate(asked.encoded(chosen))
+        # Sampling settings of the folder's generation_config are taken back, or transformers warns that greedy search ignores them.
+        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        tokens = backbone.model.generate(**batch, **greedy, max_new_tokens=ANSWER_TOKENS, pad_token_id=backbone.pad)
+        texts = backbone.tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(chosen, texts, strict=True):
+            number = prompts.read_list_answer(text, len(asked.lists[row]))
+            results.append((row, [float(place == number) for place in range(1, len(asked.lists[row]) + 1)], text))
+    return results
 
 
 def answer_tokens(backbone: Backbone, count: int) -> list[list[int]]:
@@ -98,22 +135,6 @@ def answer_tokens(backbone: Backbone, count: int) -> list[list[int]]:
     texts = [prompts.list_answer(number) for number in range(1, count + 1)]
     labels = backbone.collate([Encoded(np.array([backbone.end]))] * count, texts)["labels"]
     return [row[row != IGNORED].tolist() for row in labels]
-
-
-@torch.no_grad()
-def answers(
-    backbone: Backbone, items: Items, queries: Sequence[str], lists: Sequence[Sequence[str]], rows: Sequence[int], batch_tokens: int
-) -> Iterator[tuple[int, list[float], str]]:
-    """For each row: 1 for the candidate that the greedy answer names and 0 for the others, and the answer's text."""
-    for chosen, encoded in _batches(backbone, items, queries, lists, rows, batch_tokens, ANSWER_TOKENS):
-        batch = backbone.collate(encoded)
-        # Sampling settings of the folder's generation_config are taken back, or transformers warns that greedy search ignores them.
-        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        tokens = backbone.model.generate(**batch, **greedy, max_new_tokens=ANSWER_TOKENS, pad_token_id=backbone.pad)
-        texts = backbone.tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        for row, text in zip(chosen, texts, strict=True):
-            number = prompts.read_list_answer(text, len(lists[row]))
-            yield row, [float(place == number) for place in range(1, len(lists[row]) + 1)], text
 
 
 @torch.no_grad()
@@ -133,22 +154,22 @@ def branch_likelihoods(backbone: Backbone, encoded: Sequence[Encoded], told: Seq
     base = sum((found[:, k, token] for k, token in enumerate(head)), start=torch.zeros(len(encoded), device=found.device))
     total = base[:, None] + found[:, -1, [tokens[shared] for tokens in told]]  # (B, n)
     rest = [list(tokens[shared:]) for tokens in told]
-    branch = [k for k, tokens in enumerate(rest) for _ in tokens[:-1]]
-    if not branch:
+    sizes = [len(tokens) - 1 for tokens in rest]
+    if not any(sizes):
         return total
     fed = torch.tensor([token for tokens in rest for token in tokens[:-1]], device=total.device)
     after = torch.tensor([token for tokens in rest for token in tokens[1:]], device=total.device)
     depth = torch.tensor([k for tokens in rest for k in range(len(tokens) - 1)], device=total.device)
-    owner = torch.tensor(branch, device=total.device)
+    owner = torch.tensor([k for k, size in enumerate(sizes) for _ in range(size)], device=total.device)
     hidden = backbone.core(
         input_ids=fed.expand(len(encoded), -1),
         attention_mask=_mask(batch["attention_mask"], owner, out.last_hidden_state.dtype),
-        position_ids=positions[:, :, -1:] + 1 + depth,  # the last token is text: all three positions are equal there
+        position_ids=positions[..., -1:] + 1 + depth,  # the last token is text: all three positions are equal there
         past_key_values=out.past_key_values,
         use_cache=True,
     ).last_hidden_state  # (B, R, D)
-    losses = torch.log_softmax(backbone.head(hidden).float(), dim=-1)[:, torch.arange(len(after)), after]  # (B, R)
-    return total.index_add(1, owner, losses)
+    gains = torch.log_softmax(backbone.head(hidden).float(), dim=-1)[:, torch.arange(len(after)), after]  # (B, R)
+    return total + torch.stack([part.sum(dim=1) for part in gains.split(sizes, dim=1)], dim=1)
 
 
 def _mask(prompt_mask: Tensor, owner: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,24 +189,3 @@ def _common(told: Sequence[Sequence[int]]) -> int:
             break
         count += 1
     return count
-
-
-def _batches(
-    backbone: Backbone,
-    items: Items,
-    queries: Sequence[str],
-    lists: Sequence[Sequence[str]],
-    rows: Sequence[int],
-    batch_tokens: int,
-    extra: int,
-) -> Iterator[tuple[list[int], list[Encoded]]]:
-    """Rows with their encoded prompts, longest first, in batches of at most `batch_tokens` tokens, padding and `extra` a row included."""
-
-    def size(row: int) -> int:
-        return backbone.length(prompt(backbone, items.peek(queries[row]), [items.peek(i) for i in lists[row]])) + extra
-
-    def ready(batch: list[int]) -> tuple[list[int], list[Encoded]]:
-        chosen = [rows[place] for place in batch]
-        return chosen, [backbone.encode(prompt(backbone, items[queries[row]], [items[i] for i in lists[row]])) for row in chosen]
-
-    return shards.ahead(shards.batches([size(row) for row in rows], batch_tokens), ready)

@@ -71,11 +71,9 @@ def _reranked(
 ) -> Ranking:
     """The best `evaluate.rerank` distinct candidates in the reranker's order, the others behind them as they were."""
     lists = [row[: config.evaluate.rerank] for row in before]
+    reranker = load(config.models.reranker, adapter=adapter, models=config.models)
     scores, unread = rerank.score(
-        load(config.models.reranker, adapter=adapter, models=config.models),
-        items,
-        task["query"].to_list(),
-        lists,
+        rerank.Lists(reranker, items, task["query"].to_list(), lists),
         mode=config.evaluate.rerank_mode,
         batch_tokens=config.embed.batch_tokens,
         scratch=job.scratch / f"{RERANKER}-lists",

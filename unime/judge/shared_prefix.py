@@ -95,7 +95,7 @@ AttentionInterface.register(NAME, attention)
 
 @contextmanager
 def installed(language_model: nn.Module) -> Iterator[None]:
-    """The model attends by `attention` inside the block, and as before after it."""
+    """The model attends by `attention` inside the block, and as before after it.  Enter it once, around all threads."""
     config = language_model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -184,18 +184,17 @@ def _positions(sequences: Sequence[Encoded], backbone: Backbone) -> Tensor:
 
 @torch.inference_mode()
 def last_hidden(packed: Packed, backbone: Backbone) -> Tensor:
-    """(N, D): the last token's hidden state after the final norm, of every sequence of the block."""
+    """(N, D): the last token's hidden state after the final norm, of every sequence of the block.  Only inside `installed`."""
     model = backbone.core.language_model
     embeds = model.get_input_embeddings()(packed.ids)
     if packed.features is not None:
         embeds[packed.ids == backbone.image_token] = packed.features.to(embeds.dtype)
     none = dict.fromkeys(getattr(model.config, "layer_types", None) or ["full_attention"])
-    with installed(model):
-        out = model(
-            inputs_embeds=embeds[None],
-            position_ids=packed.positions.unsqueeze(-2),
-            attention_mask=none,
-            use_cache=False,
-            spans=packed.spans,
-        )
+    out = model(
+        inputs_embeds=embeds[None],
+        position_ids=packed.positions.unsqueeze(-2),
+        attention_mask=none,
+        use_cache=False,
+        spans=packed.spans,
+    )
     return out.last_hidden_state[0, packed.last]

@@ -62,7 +62,7 @@ def again(rng: Rng, name: str, row: Row) -> Side:
     if name in ("Caption_t2i", "Edit", "Twin"):
         return Side(row.positive.text, scenes.paint(rng, row.scene), row.positive.facts)
     if name in ("Crop", "Point"):
-        return Side(row.positive.text, scenes.crop(scenes.paint(rng, row.scene[:1]), row.scene[0].place), row.positive.facts)
+        return Side(row.positive.text, scenes.paint_crop(rng, row.scene[0]), row.positive.facts)
     return row.positive
 
 
@@ -92,7 +92,7 @@ def judge_full(rng: Rng) -> Group:
     """A picture against its full caption and against that caption with one attribute changed, each attribute in turn."""
     kind = KINDS["Caption_i2t"]
     row = kind.make(rng, "train", kind.phrasings)
-    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in ("place", "size", "color", "color", "shape")]
+    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in ("place", "size", "color", "shape", "shape")]
     return _judged(rng, row.query, [full_caption(row.scene)] * 3, wrong)
 
 
@@ -119,7 +119,7 @@ def answer(rng: Rng) -> Group:
 def look(rng: Rng) -> Group:
     """One crop and what it shows."""
     thing = scenes.draw_thing(rng, scenes.PLACES[0])
-    picture = scenes.crop(scenes.paint(rng, (thing,)), thing.place)
+    picture = scenes.paint_crop(rng, thing)
     return [Branch([picture, f"\n{question}"], getattr(thing, name), 0.5, 0.0) for name, question in LOOK.items()]
 
 
@@ -148,14 +148,16 @@ def pick(rng: Rng, name: str) -> Group:
 def lesson(rng: Rng, progress: float) -> Group:
     """One group; `progress` in [0, 1] is the share of training done: few kinds and short lists come first."""
     draw = rng.random()
-    if progress < 0.05:
-        return look(rng) if draw < 0.5 else answer(rng)
-    if progress < 0.12:
+    if progress < 0.1:
+        return look(rng) if draw < 0.25 else answer(rng)
+    if progress < 0.2:
         return answer(rng) if draw < 0.4 else judge(rng, BASIC[rng.integers(len(BASIC))])
-    if draw < 0.18:
+    if draw < 0.15:
         return answer(rng) if draw > 0.02 else look(rng)
-    if draw < 0.40:
+    if draw < 0.33:
         return judge_full(rng)
+    if draw < (0.65 if progress < 0.6 else 0.40):
+        return judge(rng, BASIC[rng.integers(len(BASIC))])
     names = tuple(KINDS)
     name = names[rng.integers(len(names))]
-    return pick(rng, name) if draw > 0.85 and progress > 0.25 else judge(rng, name)
+    return pick(rng, name) if draw > 0.87 and progress > 0.5 else judge(rng, name)

@@ -97,8 +97,7 @@ def _picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
 
 
 def _crop_side(rng: Rng, thing: Thing) -> Side:
-    picture = scenes.crop(scenes.paint(rng, (thing,)), thing.place)
-    return Side(_image("Represent the given cropped image of the object"), picture, {"is": thing.label})
+    return Side(_image("Represent the given cropped image of the object"), scenes.paint_crop(rng, thing), {"is": thing.label})
 
 
 def _ask(rng: Rng, scene: Scene, text: str, value: str) -> Side:
@@ -207,8 +206,10 @@ def make_t2i(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
 
 
 def t2i_wrong(rng: Rng, row: Row) -> Side:
+    """A scene one attribute away; of two red rings one may change and the other still answer, so after a few tries it is two away."""
+    scene, tries = row.scene, 0
     while True:
-        scene = scenes.change(rng, row.scene, _any_attribute(rng))
+        scene, tries = scenes.change(rng, scene if tries >= 8 else row.scene, _any_attribute(rng)), tries + 1
         if not meets(row.query.facts, {"scene": _facts(scene)}):
             return _picture(rng, scene, {"scene": _facts(scene)})
 

@@ -93,6 +93,8 @@ def _encode_group(group: Group, seen: list[tuple[str, list[np.ndarray]]], ids: l
         common = _common_pictures([pictures for _, pictures in seen])
         for (ask, _), (_, pictures) in zip(ids, seen, strict=True):
             shared = min(shared, _start_of_picture(ask, image, common, pictures))
+        # The last shared token is left to the branches: it is what a candidate's first word is predicted from.
+        shared -= 1
     else:
         common = 0
     tokens, positions, branch, weights = [], [], [], []

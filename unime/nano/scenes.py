@@ -139,7 +139,24 @@ def _mask(shape: str, size: str, dx: int, dy: int) -> np.ndarray:
 
 
 def paint(rng: np.random.Generator, scene: Scene) -> np.ndarray:
-    """One picture of a scene, (56, 56, 3) uint8: positions, shades and the background jitter, so equal scenes look alike, not the same."""
+    """One picture of a scene, (56, 56, 3) uint8: positions, shades and the background jitter, so equal scenes look alike, not the same.
+
+    A light frame runs around the picture.  It is what tells a patch in which corner it lies: with four visual tokens an image the
+    rotary positions of rows and columns turn by less than a hundredth of a radian, and places stayed unlearned without it.
+    """
+    picture = _draw(rng, scene)
+    for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
+        edge[:] = 160
+    return picture
+
+
+def paint_crop(rng: np.random.Generator, thing: Thing) -> np.ndarray:
+    """What a crop around one thing shows, (28, 28, 3) uint8; without the frame, which would give its place away."""
+    row, column = divmod(PLACES.index(thing.place), 2)
+    return _draw(rng, (thing,))[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+
+
+def _draw(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     picture = np.empty((2 * CELL, 2 * CELL, 3), np.int16)
     picture[:] = rng.integers(20, 70) + rng.integers(-6, 7, size=3)
     for thing in scene:
@@ -148,9 +165,3 @@ def paint(rng: np.random.Generator, scene: Scene) -> np.ndarray:
         cell = picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
         cell[_mask(thing.shape, thing.size, dx, dy)] = np.array(RGB[thing.color]) + rng.integers(-10, 11, size=3)
     return picture.clip(0, 255).astype(np.uint8)
-
-
-def crop(picture: np.ndarray, place: str) -> np.ndarray:
-    """The 28 x 28 pixels of one place."""
-    row, column = divmod(PLACES.index(place), 2)
-    return picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]

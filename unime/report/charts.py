@@ -38,13 +38,20 @@ def chart(table: Table, meta: str) -> str:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # nobody's matplotlibrc
         matplotlib.rcParams.update({"svg.hashsalt": meta, "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10})
-        figure = Figure(figsize=(max(8.2, 1.0 + _TASK_INCHES * (len(names) + 1)), 4.3), layout="constrained")
+        figure = Figure(figsize=(max(9.0, 1.0 + _TASK_INCHES * (len(names) + 1)), 4.3), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for k, (key, row) in enumerate(own.items()):
             _bars(axes, row, names, meta, (k - (len(own) - 1) / 2) * _BAR, COLOURS[key])
         _frame(axes, names, meta)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(own), frameon=False, columnspacing=1.6)
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=len(own),
+            frameon=False,
+            columnspacing=1.4,
+            handlelength=1.4,
+        )
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return re.sub(r"[ \t]+\n", "\n", out.getvalue())

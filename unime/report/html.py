@@ -31,7 +31,9 @@ code { padding: .1em .3em; } pre { padding: .75rem 1rem; overflow-x: auto; } a {
 
 def page(title: str, body: str) -> str:
     """A whole page that needs no other file."""
-    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>'
+    head = (
+        f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>'
+    )
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 

@@ -80,7 +80,13 @@ def data_markdown(train: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) 
             for one in tasks
         ],
     )
-    lines += ["", "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.", "", "# Left out", ""]
+    lines += [
+        "",
+        "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.",
+        "",
+        "# Left out",
+        "",
+    ]
     return "\n".join(lines + _left_out([*train["sets"], *tasks]))
 
 
@@ -89,7 +95,9 @@ def _by_meta(results: Table, charts: Mapping[str, str]) -> str:
     for meta in results.groups():
         parts.append(f'<h3 id="{meta}">{META[meta]}</h3>')
         if meta in charts:
-            parts.append(html.figure(charts[meta], f"{META[meta]}: Precision@1 of each model on each task; the figures are in the table below"))
+            parts.append(
+                html.figure(charts[meta], f"{META[meta]}: Precision@1 of each model on each task; the figures are in the table below")
+            )
         parts.append(html.render("\n".join(table.meta_markdown(results, meta))))
     return "\n".join(parts)
 

@@ -69,7 +69,9 @@ def to_markdown(tables: Sequence[pl.DataFrame]) -> str:
     lines = [f"Precision@1 (%), mean ± standard deviation over {len(tables)} runs", ""]
     for title, rows in (("model", over_seeds(tables)), ("difference (points)", steps(tables))):
         lines += ["| " + " | ".join([title, *header[1:]]) + " |", "| --- |" + " ---: |" * len(MEANS)]
-        lines += ["| " + " | ".join([name, *(str(found[mean]) if mean in found else "" for mean in MEANS)]) + " |" for name, found in rows.items()]
+        lines += [
+            "| " + " | ".join([name, *(str(found[mean]) if mean in found else "" for mean in MEANS)]) + " |" for name, found in rows.items()
+        ]
         lines += [""]
     return "\n".join(lines)
 

@@ -79,7 +79,9 @@ def build(scores: pl.DataFrame, tasks: list[str]) -> Table:
     for row in found.iter_rows(named=True):
         key = (row["model"], row["task"])
         if key in value:
-            raise ArtifactError(f"{METRIC} of {key[0]} on {key[1]} stands twice in the scores; delete results/evaluate/{key[1]} and evaluate again")
+            raise ArtifactError(
+                f"{METRIC} of {key[0]} on {key[1]} stands twice in the scores; delete results/evaluate/{key[1]} and evaluate again"
+            )
         if not 0 <= row["value"] <= 1:
             raise ArtifactError(f"{METRIC} of {key[0]} on {key[1]} is {row['value']}, not a share in [0, 1]; evaluate the task again")
         value[key], n[row["task"]] = row["value"], row["n"]
@@ -127,7 +129,9 @@ def comparison(table: Table) -> str:
             "Rows marked published are the paper's (to one decimal) and stand only under means for which this run has exactly MMEB's own "
             "tasks; published rows without a mean for a group leave it empty."
         )
-    return "No published row stands beside these: no mean here is over exactly MMEB's own tasks, so the paper's figures are another quantity."
+    return (
+        "No published row stands beside these: no mean here is over exactly MMEB's own tasks, so the paper's figures are another quantity."
+    )
 
 
 def queries(table: Table) -> str:
@@ -198,6 +202,15 @@ def screen(table: Table) -> Any:
         ]
         shown.add_row(row.model, *marked, style="dim" if row.source == "published" else "")
     return shown
+
+
+def to_text(table: Table, width: int = 80, color: bool = False) -> str:
+    """`screen` as text of at most `width` columns, with terminal colours where asked."""
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=max(80, min(width, 120)), force_terminal=color, color_system="standard" if color else None).print(screen(table))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _mean_cells(row: Row) -> list[str]:

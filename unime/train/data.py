@@ -83,10 +83,11 @@ def groups(lengths: Sequence[int], overhead: int, most: int | None = None) -> li
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     edges = [at for at in range(1, len(order)) if lengths[order[at]] != lengths[order[at - 1]]]
-    stops = sorted({*edges, *range(most or len(order), len(order), most or len(order)), len(order)})
+    limit = most or max(len(order), 1)
+    stops = sorted({*edges, *range(limit, len(order), limit), len(order)})
     cost, cut = {0: 0}, {0: 0}
-    for stop in stops:
-        starts = [s for s in cost if most is None or stop - s <= most]
+    for stop in stops if order else []:
+        starts = [s for s in cost if stop - s <= limit]
         cut[stop] = min(starts, key=lambda s: cost[s] + (stop - s) * lengths[order[stop - 1]])
         cost[stop] = cost[cut[stop]] + (stop - cut[stop]) * lengths[order[stop - 1]] + overhead
     found, stop = [], len(order)

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from unime.backbones import Backbone
-from unime.train import checkpoint
+from unime.train import checkpoint, dense
 from unime.train.data import Batch, batch_at
 
 CLIP = 1.0
@@ -59,6 +59,8 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     ValueError where a gradient is not finite or the batch does not fit the table.
     """
     batch_at(0, rows, settings.batch, seed)
+    if backbone.device.type == "cpu" and backbone.models.dtype == "float32":
+        dense.use(backbone.model)
     parameters = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
     saved = Path(job.scratch) / "checkpoint.safetensors"
@@ -103,15 +105,17 @@ def _stream(seed: int, step: int, process: int) -> int:
 @contextmanager
 def _reproducible(threads: int, backbone: Backbone) -> Iterator[None]:
     """Training mode, a fixed number of threads, deterministic kernels where there are any; all as before afterwards."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    count, fill = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading it; costs time
     backbone.model.train()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=[backbone.device] if backbone.device.type == "cuda" else []):
             yield
     finally:
         backbone.model.eval()
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        torch.set_num_threads(count)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill

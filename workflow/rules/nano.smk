@@ -24,7 +24,6 @@ rule suite:
 rule nano_mllm:
     input:
         needs("nano_mllm"),
-        ancient("data/nano"),
         ancient("assets/nano-mllm"),
     output:
         directory("models/nano-mllm"),

@@ -1,0 +1,90 @@
+"""The mining report counts what happened, and its false-negative shares are those of the ground truth."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+from unime import artifacts
+from unime.mine import mine
+from unime.report import mining
+
+
+class ByNumber:
+    """A candidate answers a query where their numbers (the ids' last characters) are equal."""
+
+    def matches_many(self, dataset: str, query: str, candidates: list[str]) -> np.ndarray:
+        return np.array([candidate[-1] == query[-1] for candidate in candidates])
+
+
+@pytest.fixture
+def tables() -> dict[str, pl.DataFrame]:
+    """Two sets of six pairs; A's candidates are six items of three numbers (true duplicates), B's are two items."""
+    pairs, hits, judged = [], [], []
+    for name, positives in (("A", ["t0", "u0", "t1", "u1", "t2", "u2"]), ("B", ["x0", "x1"] * 3)):
+        for row, positive in enumerate(positives):
+            pair, query = f"{name}{row}", f"q{name}{row}-{positive[-1]}"
+            pairs.append((pair, name, row, query, positive))
+            judged.append((pair, positive, True, 0.0, 0.0, 0.8))
+            for rank, other in enumerate(sorted(set(positives) - {positive})):
+                hits.append((pair, other, rank, 0.9))
+                judged.append((pair, other, False, 0.0, 0.0, 0.95 if other[-1] == positive[-1] else 0.1))
+    found = {
+        "pairs": pl.DataFrame(pairs, schema=artifacts.PAIRS, orient="row"),
+        "hits": pl.DataFrame(hits, schema=artifacts.HITS, orient="row"),
+        "judgements": pl.DataFrame(judged, schema=artifacts.JUDGEMENTS, orient="row"),
+    }
+    found["pools"] = found["pairs"].select("pair", pool=pl.lit(1, pl.Int64), delta=pl.lit(2, pl.Int64))
+    found["mined"], _ = mine(
+        found["pairs"], found["hits"], found["judgements"], beta=0.01, negatives=5, interval=2, order="similarity", seed=0
+    )
+    return found
+
+
+def test_counts_and_histograms(tables: dict[str, pl.DataFrame]):
+    figures = mining.report(**tables, beta=0.01)
+    a, b = figures["sets"]
+    assert (a["pairs"], a["pool"], a["candidates"], a["alpha"], a["delta"]) == (6, 6, 30, 6, 12)  # one true duplicate a pair is dropped
+    assert (a["repeated"], b["repeated"], b["candidates"], figures["all"]["candidates"]) == (6, 24, 6, 36)  # 4 of 5, 1 of 5
+    assert a["scores"][2] == 24 and a["scores"][19] == 6 and sum(a["scores"]) == 30
+    assert a["sigmas"][16] == 6 and a["sigma"] == pytest.approx(0.8)
+    assert "false" not in a
+
+
+def test_false_negative_shares_equal_a_count_by_hand(tables: dict[str, pl.DataFrame]):
+    figures = mining.report(**tables, beta=0.01, truth=ByNumber())
+    a, b = (one["false"] for one in figures["sets"])
+    assert a["retrieved"] == pytest.approx(6 / 30) and a["dropped"] == 1.0 and a["mined"] == 0.0
+    pairs = list(tables["pairs"].iter_rows(named=True))
+    for name, found in (("A", a), ("B", b)):
+        universe = {one["positive"] for one in pairs if one["dataset"] == name}
+        for key, others in (("in_batch", pairs), ("in_batch_own_set", [one for one in pairs if one["dataset"] == name])):
+            right = [
+                other["positive"] in universe and other["positive"][-1] == one["query"][-1]
+                for one, other in itertools.product(pairs, others)
+                if one["dataset"] == name and one["pair"] != other["pair"]
+            ]
+            assert 0 < sum(right) < len(right)
+            assert found[key] == pytest.approx(np.mean(right))
+
+
+def test_sampled_shares_are_close_to_the_exact_ones(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    rows = [(f"{name}{i}", name, i, f"q{name}{i}-{i % 10}", f"{name}{i % 40:02d}") for name in "AB" for i in rng.permutation(400).tolist()]
+    pairs = pl.DataFrame(rows, schema=artifacts.PAIRS, orient="row")
+    own = pairs.filter(pl.col("dataset") == "A")
+    exact = mining._in_batch(pairs, own, ByNumber(), rng)
+    monkeypatch.setattr(mining, "LOOKS", 15_999)  # one fewer than 400 queries times 40 candidates
+    sampled = mining._in_batch(pairs, own, ByNumber(), rng)
+    assert exact == pytest.approx((39 / 399, 39 / 799))
+    assert sampled != exact and sampled == pytest.approx(exact, rel=0.1)
+
+
+def test_markdown_shows_every_set_and_the_sum(tables: dict[str, pl.DataFrame]):
+    text = mining.markdown(mining.report(**tables, beta=0.01, truth=ByNumber()))
+    assert "| A | 6 | 6 | 30 | 12 | 6 | 6 | 0 | 0 |" in text
+    assert "| all | 12 |" in text and "| A | 20.00 | 100.00 | 0.00 |" in text
+    assert "False negatives" not in mining.markdown(mining.report(**tables, beta=0.01))

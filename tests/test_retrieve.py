@@ -1,0 +1,124 @@
+"""Retrieval equals a plain sort of all similarities, per data set, whatever blocks, threads or ties there are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from unime import artifacts, retrieve
+from unime.artifacts import ArtifactError
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def table(sets: dict[str, list[tuple[str, str]]]) -> pl.DataFrame:
+    rows = [(f"{name}-{i}", name, i, query, positive) for name, pairs in sets.items() for i, (query, positive) in enumerate(pairs)]
+    return pl.DataFrame(rows, schema=artifacts.PAIRS, orient="row")
+
+
+def reference(pairs: pl.DataFrame, ids: list[str], vectors: np.ndarray, k: int, delta: float | None) -> tuple[list[tuple], list[tuple]]:
+    at = {id: vectors[i].astype(np.float64) for i, id in enumerate(ids)}
+    hits, pools = [], []
+    for pair, name, _, query, positive in pairs.iter_rows():
+        pool = sorted(set(pairs.filter(pl.col("dataset") == name)["positive"]) - {positive})
+        scored = [(float(np.float32(at[query] @ at[candidate])), candidate) for candidate in pool]
+        below = [one for one in scored if delta is None or one[0] < np.float32(delta)]
+        below.sort(key=lambda one: (-one[0], one[1]))
+        hits += [(pair, candidate, rank, similarity) for rank, (similarity, candidate) in enumerate(below[:k])]
+        pools.append((pair, len(pool), len(scored) - len(below)))
+    return hits, pools
+
+
+def random_case(seed: int, queries: int, candidates: int, width: int, ties: bool) -> tuple[pl.DataFrame, list[str], np.ndarray]:
+    """Two sets that share items; with ties, candidates take one of few vectors, so nearly every similarity is there many times."""
+    rng = np.random.default_rng(seed)
+    sets = {
+        name: [(f"q{rng.integers(queries)}", f"{name}c{rng.integers(candidates)}") for _ in range(2 * queries)] + [("q0", "both")]
+        for name in "AB"
+    }
+    pairs = table(sets)
+    ids = sorted({*pairs["query"], *pairs["positive"]})
+    rows = rng.normal(size=(len(ids), width))
+    if ties:
+        rows = rows[:5][rng.integers(0, 5, len(ids))]
+    return pairs, ids, unit(rows)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("delta", [None, 0.2, -0.1, -1.0])
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_equal_to_a_plain_sort(ties: bool, delta: float | None, k: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(retrieve, "_BLOCK", 9)  # several blocks
+    for seed in range(2):
+        pairs, ids, vectors = random_case(seed, 40, 60, 16, ties)
+        hits, pools = retrieve.retrieve(pairs, ids, vectors, k=k, delta=delta)
+        artifacts.check(hits, artifacts.HITS, "hits")
+        artifacts.check(pools, artifacts.POOLS, "pools")
+        expected_hits, expected_pools = reference(pairs, ids, vectors, k, delta)
+        assert [row[:3] for row in hits.iter_rows()] == [row[:3] for row in expected_hits]
+        assert hits["similarity"].to_list() == pytest.approx([row[3] for row in expected_hits], abs=1e-6)
+        assert list(pools.iter_rows()) == expected_pools
+        assert delta is None or delta > 0 or sum(row[2] for row in expected_pools) > 0
+
+
+def test_a_pool_is_the_queries_own_set_and_lacks_the_positive():
+    pairs, ids, vectors = random_case(0, 30, 50, 8, False)
+    hits, pools = retrieve.retrieve(pairs, ids, vectors, k=1000, delta=None)
+    joined = hits.join(pairs, on="pair")
+    assert (joined["candidate"] != joined["positive"]).all()
+    of_set = pairs.group_by("dataset").agg("positive")
+    assert joined.join(of_set, on="dataset", suffix="_all").select(pl.col("candidate").is_in("positive_all").all()).item()
+    counts = hits.group_by("pair").len().join(pools, on="pair")
+    assert (counts["len"] == counts["pool"]).all()
+
+
+def test_delta_is_strict():
+    vectors = unit(np.array([[1, 0], [1, 0], [0.6, 0.8], [0, 1]]))
+    pairs = table({"A": [("q", "p"), ("q", "c1"), ("q", "c2")]})
+    ids = ["q", "p", "c1", "c2"]
+    exactly = float(np.float32(0.6))
+    hits, pools = retrieve.retrieve(pairs[:1].vstack(pairs[1:]), ids, vectors, k=5, delta=exactly)
+    first = hits.filter(pl.col("pair") == "A-0")
+    assert first["candidate"].to_list() == ["c2"] and pools.row(0) == ("A-0", 2, 1)  # 0.6 itself is removed
+    hits, _ = retrieve.retrieve(pairs, ids, vectors, k=5, delta=float(np.nextafter(np.float32(0.6), np.float32(1))))
+    assert hits.filter(pl.col("pair") == "A-0")["candidate"].to_list() == ["c1", "c2"]
+
+
+def test_threads_and_order_of_rows_do_not_change_the_result():
+    pairs, ids, vectors = random_case(1, 60, 80, 32, True)
+    first, _ = retrieve.retrieve(pairs, ids, vectors, k=20, delta=None, threads=1)
+    second, _ = retrieve.retrieve(pairs, ids[::-1], vectors[::-1].copy(), k=20, delta=None, threads=2)
+    assert first.equals(second)
+
+
+def test_a_set_with_one_candidate_has_no_hits_and_float16_vectors_do():
+    pairs = table({"A": [("q", "p"), ("r", "p")], "B": [("q", "s"), ("r", "t")]})
+    ids, vectors = ["p", "q", "r", "s", "t"], unit(np.random.default_rng(0).normal(size=(5, 8)))
+    hits, pools = retrieve.retrieve(pairs, ids, vectors.astype(np.float16), k=3, delta=None)
+    assert hits["pair"].to_list() == ["B-0", "B-1"] and pools["pool"].to_list() == [0, 0, 1, 1]
+
+
+def test_bad_vectors_are_named():
+    pairs = table({"A": [("q", "p"), ("q", "r")]})
+    good = unit(np.eye(3))
+    with pytest.raises(ArtifactError, match="A: item p has no vector"):
+        retrieve.retrieve(pairs, ["q", "r", "x"], good, k=1, delta=None)
+    with pytest.raises(ArtifactError, match="1 ids are there twice"):
+        retrieve.retrieve(pairs, ["q", "r", "r"], good, k=1, delta=None)
+    for value in (np.nan, 2.0):
+        bad = good.copy()
+        bad[1] *= value
+        with pytest.raises(ArtifactError, match="item r has length"):
+            retrieve.retrieve(pairs, ["q", "r", "p"], bad, k=1, delta=None)
+
+
+def test_no_torch_is_loaded():
+    """faiss and torch bring an OpenMP runtime each; both in one process can crash or hang it."""
+    code = "import sys, unime.retrieve, unime.mine, unime.report.mining; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,36 @@
+"""Let an MLLM judge every pair's positive and candidates: Yes or No, as a score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.data.items import Items
+    from unime.judge import judge, open_backend
+
+    pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
+    hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)
+    items = Items.open(inputs[0], config.data.max_pixels)
+    settings = config.judge
+    backend = open_backend(settings.backend, inputs[2], items, models=config.models, batch_tokens=settings.batch_tokens)
+    judged = judge(pairs, hits, backend, mode=settings.mode, shard=settings.shard, scratch=job.scratch, track=job.track)
+    artifacts.write_table(judged, outputs[0] / "judgements.parquet", artifacts.JUDGEMENTS)
+    positive = judged["positive"]
+    means = judged["score"].filter(positive).mean(), judged["score"].filter(~positive).mean()
+    shown = ", ".join("none" if mean is None else f"{mean:.3f}" for mean in means)
+    return f"{len(judged):,} judgements; mean score of positives, of candidates: {shown}"
+
+
+DOOR = Door(
+    sections=("models", "judge", "data.max_pixels"),
+    inputs=("results/data/train", "results/retrieve", "{models.judge}"),
+    outputs=("results/judge",),
+    run=run,
+    threads=2,
+)

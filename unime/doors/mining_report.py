@@ -1,0 +1,44 @@
+"""Count what mining did to each set, and with a ground truth the false negatives that are left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.nano.truth import Truth
+    from unime.report import mining
+
+    data, retrieved, judged, mined, truth = inputs
+    pairs = artifacts.read_table(data / "pairs.parquet", artifacts.PAIRS)
+    facts = artifacts.read_table(truth, artifacts.TRUTH)
+    known = set(pairs["dataset"]) <= set(facts["dataset"])  # other data than the embedded suite has no ground truth
+    figures = mining.report(
+        pairs,
+        artifacts.read_table(retrieved / "hits.parquet", artifacts.HITS),
+        artifacts.read_table(retrieved / "pools.parquet", artifacts.POOLS),
+        artifacts.read_table(judged / "judgements.parquet", artifacts.JUDGEMENTS),
+        artifacts.read_table(mined / "mined.parquet", artifacts.MINED),
+        beta=config.mine.beta,
+        truth=Truth(facts) if known else None,
+    )
+    artifacts.write_json(figures, outputs[0] / "mining.json")
+    (outputs[0] / "mining.md").write_text(mining.markdown(figures), encoding="utf-8")
+    shares = figures["all"].get("false")
+    if not shares:
+        return "no ground truth for these sets"
+    shown = {name: "none" if shares[name] is None else f"{100 * shares[name]:.2f} %" for name in ("mined", "in_batch", "in_batch_own_set")}
+    return f"false negatives: mined {shown['mined']}, in-batch {shown['in_batch']} (own set {shown['in_batch_own_set']})"
+
+
+DOOR = Door(
+    sections=("mine.beta",),
+    inputs=("results/data/train", "results/retrieve", "results/judge", "results/mine", "data/nano/truth.parquet"),
+    outputs=("results/mining_report",),
+    run=run,
+)

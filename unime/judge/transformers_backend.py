@@ -1,0 +1,165 @@
+"""The judge on transformers' own model classes, on a CPU or one GPU.
+
+Per block of questions: every prompt through the folder's chat template, tokens, the pictures through the vision tower (once each, then
+from a bounded store), one forward pass with shared beginnings (`shared_prefix`), two rows of the language model's head.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from unime import prompts, shards
+from unime.backbones import Backbone, Encoded, Prompt
+from unime.backbones.base import Picture
+from unime.data.items import Items
+from unime.embed import Lanes
+from unime.judge import Question, shared_prefix
+
+BLOCK = 64  # candidates that are worth a forward pass: questions with fewer are put together
+STORED = 1 << 17  # visual tokens of pictures kept at hand
+
+
+class TransformersJudge:
+    """See `unime.judge.Backend`.  `batch_tokens` bounds the tokens of a forward pass; one sequence may exceed it."""
+
+    def __init__(self, backbone: Backbone, items: Items, batch_tokens: int):
+        self.backbone, self.items, self.batch_tokens = backbone, items, batch_tokens
+        self.words = [backbone.token(prompts.YES), backbone.token(prompts.NO)]
+        self.tokens = Tokens(backbone)
+        self.pictures = Pictures(backbone, items)
+
+    def answers(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        with shared_prefix.installed(self.backbone.core.language_model), Lanes(self.backbone.device) as lanes:
+
+            @torch.inference_mode()
+            def work(block: list[Question]) -> list[np.ndarray]:
+                groups = [self.sequences(question) for question in block]
+                found = []
+                for some in passes(groups, self.backbone.image_token, self.batch_tokens):
+                    packed = shared_prefix.pack(some, self.backbone)
+                    with lanes.turn:
+                        found.append(self._logits(shared_prefix.last_hidden(packed, self.backbone)))
+                return np.split(np.concatenate(found), np.cumsum([len(group) for group in groups])[:-1])
+
+            return [answer for block in shards.spread(blocks(questions), work, lanes.count) for answer in block]
+
+    def plain(self, question: Question) -> np.ndarray:
+        """As `answers`, one sequence at a time and nothing shared: what `answers` must equal."""
+        found = []
+        for candidate in question.candidates:
+            turn = prompts.judge_turn(self.items[question.query].parts, self.items[candidate].parts)
+            batch = self.backbone.collate([self.backbone.chat_prompt(turn)])
+            with torch.inference_mode():
+                found.append(self.backbone.answer_logits(batch, self.words).cpu().numpy())
+        return np.concatenate(found)
+
+    def sequences(self, question: Question) -> list[Encoded]:
+        """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown."""
+        query = self._parts(question.query)
+        turns = [prompts.judge_turn(query, self._parts(candidate)) for candidate in question.candidates]
+        try:
+            return [self.tokens.encode(self.backbone.chat_prompt(turn)) for turn in turns]
+        except ValueError as error:
+            raise ValueError(f"query {question.query} with a candidate: {error}") from error
+
+    def _parts(self, id: str) -> list:
+        return prompts.parts(self.items.text(id), self.pictures[id] if self.items.has_image(id) else None)
+
+    def _logits(self, hidden: torch.Tensor) -> np.ndarray:
+        """(N, D) -> (N, 2) float32, computed as the backbone's `answer_logits` does."""
+        return (hidden.float() @ self.backbone.head.weight[self.words].float().T).cpu().numpy()
+
+
+def blocks(questions: Sequence[Question]) -> Iterator[list[Question]]:
+    """Consecutive questions with BLOCK candidates or a little more together."""
+    block: list[Question] = []
+    for question in questions:
+        block.append(question)
+        if sum(len(one.candidates) for one in block) >= BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def passes(groups: Sequence[list[Encoded]], image_token: int, budget: int) -> Iterator[list[list[Encoded]]]:
+    """The groups, in order, in forward passes of at most `budget` tokens; a group that does not fit is cut, each part with the prefix."""
+    some: list[list[Encoded]] = []
+    used = 0
+    for group in groups:
+        prefix = shared_prefix.common_prefix(group, image_token)
+        part: list[Encoded] = []
+        for sequence in group:
+            own = len(sequence.ids) - prefix
+            cost = own if part else own + prefix
+            if used + cost > budget and (some or part):
+                yield [*some, part] if part else some
+                some, part, used, cost = [], [], 0, own + prefix
+            part.append(sequence)
+            used += cost
+        some.append(part)
+    if some:
+        yield some
+
+
+class Pictures:
+    """Items' images after the vision tower, the most recently used STORED tokens of them kept; used by several threads.
+
+    An image passes the tower alone, so what is kept changes no result.
+    """
+
+    def __init__(self, backbone: Backbone, items: Items):
+        self.backbone, self.items = backbone, items
+        self._kept: OrderedDict[tuple[str, str], Picture] = OrderedDict()
+        self._tokens = 0
+        self._lock = threading.Lock()
+
+    def __getitem__(self, id: str) -> Picture:
+        place = self.items.image_place(id)
+        with self._lock:
+            if place in self._kept:
+                self._kept.move_to_end(place)
+                return self._kept[place]
+        seen = self.backbone.see(self.items[id].image)
+        with self._lock:
+            if place not in self._kept:  # else another thread was faster: its object is the one that others hold
+                self._kept[place] = seen
+                self._tokens += len(seen.features)
+                while self._tokens > STORED and len(self._kept) > 1:
+                    self._tokens -= len(self._kept.popitem(last=False)[1].features)
+            return self._kept[place]
+
+
+class Tokens:
+    """The backbone's `encode` for prompts that consist of a few texts in ever new combinations.
+
+    A tokenizer cuts a text at its special tokens before anything else, so the pieces between them are tokenized one by one, and each
+    distinct piece once.  Where a special token would also take the blanks around it, texts are tokenized whole.
+    """
+
+    def __init__(self, backbone: Backbone):
+        self.backbone = backbone
+        added = backbone.tokenizer.added_tokens_decoder.values()
+        clean = [token.content for token in added if not (token.lstrip or token.rstrip or token.single_word or token.normalized)]
+        self._cut = re.compile("(" + "|".join(re.escape(word) for word in sorted(clean, key=len, reverse=True)) + ")")
+        self._whole = len(clean) < len(added)
+        self._known: dict[str, np.ndarray] = {}
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Equal to `backbone.encode`; images must be Pictures."""
+        pieces = [prompt.text] if self._whole else [piece for piece in self._cut.split(prompt.text) if piece]
+        return self.backbone.encode(prompt, np.concatenate([self._ids(piece) for piece in pieces]))
+
+    def _ids(self, piece: str) -> np.ndarray:
+        found = self._known.get(piece)
+        if found is None:
+            if len(self._known) > 1 << 16:
+                self._known.clear()
+            found = self._known[piece] = np.asarray(self.backbone.tokenizer.encode(piece, add_special_tokens=False), dtype=np.int64)
+        return found

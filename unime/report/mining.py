@@ -1,0 +1,220 @@
+"""What mining did to each data set, and on data with a ground truth: how many false negatives are left.
+
+Every figure is per data set and for all.  "In-batch negatives" are the positives of the other pairs of a batch, drawn from all pairs
+(`in_batch`) or from the query's own set (`in_batch_own_set`); theirs is an expected share, computed over all pairs where that is
+little work and over a seeded sample where it is not.  No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from unime import mine
+
+BINS = 20
+LOOKS = 100_000
+"""Questions to the ground truth per data set and figure; beyond it a sample is drawn."""
+
+SHARES = ("retrieved", "dropped", "mined", "in_batch_own_set", "in_batch")
+
+
+class Truth(Protocol):
+    def matches_many(self, dataset: str, query: str, candidates: Sequence[str]) -> np.ndarray:
+        """Whether each candidate really answers the query, (n,) bool."""
+
+
+def report(
+    pairs: pl.DataFrame,
+    hits: pl.DataFrame,
+    pools: pl.DataFrame,
+    judgements: pl.DataFrame,
+    mined: pl.DataFrame,
+    *,
+    beta: float,
+    truth: Truth | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """{"sets": [figures of a set], "all": figures}, from the tables PAIRS, HITS, POOLS, JUDGEMENTS and MINED.
+
+    Counts: pairs, mined, pool (distinct candidates of the set), candidates (retrieved), delta and alpha (candidates removed), repeated
+    and fallback (rows of the mined table), sigma (mean score of the positives), scores and sigmas (histograms of BINS equal bins
+    over [0, 1]).  With a truth, `false`: shares of candidates that really answer the query, of those retrieved, of those dropped by
+    alpha, of the mined rows and of in-batch negatives.  Raises as `unime.mine.mine` for tables that do not fit together.
+    """
+    hits = mine.in_runs(hits)
+    judged = pl.concat([hits, mine.judge_hits(hits, judgements, beta)], how="horizontal")
+    judged = judged.join(pairs.select("pair", "dataset", "query"), on="pair", how="left", maintain_order="left")
+    positives = judgements.filter(pl.col("positive")).join(pairs.select("pair", "dataset"), on="pair")
+    sets = []
+    for name in pairs["dataset"].unique(maintain_order=True):
+        only = pl.col("dataset") == name
+        own, own_judged, own_mined = pairs.filter(only), judged.filter(only), mined.filter(only)
+        figures = _counts(name, own, own_judged, positives.filter(only), own_mined, pools)
+        if truth is not None:
+            figures["false"] = _false(pairs, own, own_judged, own_mined, truth, np.random.default_rng(_entropy(seed, name)))
+        sets.append(figures)
+    return {"sets": sets, "all": _sum(sets)}
+
+
+def _counts(
+    name: str, own: pl.DataFrame, judged: pl.DataFrame, positives: pl.DataFrame, mined: pl.DataFrame, pools: pl.DataFrame
+) -> dict[str, Any]:
+    reasons = mined["reasons"].explode(empty_as_null=False) if len(mined) else pl.Series(dtype=pl.String)
+    return {
+        "name": name,
+        "pairs": len(own),
+        "mined": len(mined),
+        "pool": own["positive"].n_unique(),
+        "delta": int(pools.join(own.select("pair"), on="pair", how="semi")["delta"].sum()),
+        "candidates": len(judged),
+        "alpha": int(judged["false"].sum()),
+        "rows": len(reasons),
+        "repeated": int((reasons == mine.REPEATED).sum()),
+        "fallback": int((reasons == mine.FALLBACK).sum()),
+        "fallback_pairs": int(mined["reasons"].list.contains(mine.FALLBACK).sum()),
+        "sigma": float(positives["score"].mean() or 0.0),
+        "scores": _histogram(judged["score"]),
+        "sigmas": _histogram(positives["score"]),
+    }
+
+
+def _histogram(scores: pl.Series) -> list[int]:
+    return np.bincount(np.minimum((scores.to_numpy() * BINS).astype(np.int64), BINS - 1), minlength=BINS).tolist()
+
+
+def _false(
+    pairs: pl.DataFrame, own: pl.DataFrame, judged: pl.DataFrame, mined: pl.DataFrame, truth: Truth, rng: np.random.Generator
+) -> dict[str, float | None]:
+    name = own["dataset"][0]
+    frame = judged.select("pair", "query", "candidate", "false")
+    per_pair = max(1, len(frame) // max(1, len(own)))
+    if len(frame) > LOOKS:
+        some = own["pair"].gather(np.sort(rng.choice(len(own), max(1, LOOKS // per_pair), replace=False)))
+        frame, mined = (table.filter(pl.col("pair").is_in(some.implode())) for table in (frame, mined))
+    frame = frame.with_columns(match=_matches(truth, name, frame["query"], frame["candidate"]))
+    rows = mined.select("query", "negatives").explode("negatives")
+    dropped = frame.filter(pl.col("false"))["match"]
+    in_batch_own_set, in_batch = _in_batch(pairs, own, truth, rng)
+    return {
+        "retrieved": _mean(frame["match"]),
+        "dropped": _mean(dropped),
+        "mined": _mean(_matches(truth, name, rows["query"], rows["negatives"])),
+        "in_batch_own_set": in_batch_own_set,
+        "in_batch": in_batch,
+    }
+
+
+def _in_batch(pairs: pl.DataFrame, own: pl.DataFrame, truth: Truth, rng: np.random.Generator) -> tuple[float | None, float | None]:
+    """Expected share of right answers among the positives of the other pairs, of the own set and of all sets, over the queries of `own`.
+
+    A candidate is weighted by the pairs that have it as positive; one that is no candidate of the own set never answers.
+    """
+    name, ids = own["dataset"][0], own["positive"].unique().sort()
+    weights = [
+        ids.to_frame().join(table.group_by("positive").agg(n=pl.len()), on="positive", maintain_order="left")["n"].to_numpy()
+        for table in (own, pairs)
+    ]
+    asked = own.group_by("query").agg(n=pl.len()).sort("query")
+    if len(asked) * len(ids) <= LOOKS:
+        table = np.stack([truth.matches_many(name, query, ids.to_list()) for query in asked["query"]])  # (queries, candidates)
+        right = [np.average(table @ counts, weights=asked["n"].to_numpy()) for counts in weights]
+    else:
+        queries = own["query"].gather(rng.integers(0, len(own), LOOKS))
+        drawn = [rng.choice(len(ids), LOOKS, p=counts / counts.sum()) for counts in weights]
+        right = [
+            float(_mean(_matches(truth, name, queries, ids.gather(some))) or 0.0) * counts.sum()
+            for some, counts in zip(drawn, weights, strict=True)
+        ]
+    # Its own positive is a right answer and no negative.
+    own_share, share = (max(0.0, float(n) - 1) / (len(t) - 1) if len(t) > 1 else None for n, t in zip(right, (own, pairs), strict=True))
+    return own_share, share
+
+
+def _matches(truth: Truth, name: str, queries: pl.Series, candidates: pl.Series) -> pl.Series:
+    """The truth of (query, candidate), row by row, asked once for each query."""
+    table = pl.DataFrame({"query": queries, "candidate": candidates}).with_row_index("row")
+    found = np.zeros(len(table), dtype=bool)
+    for query, rows, some in table.group_by("query", maintain_order=True).agg("row", "candidate").iter_rows():
+        found[rows] = truth.matches_many(name, query, some)
+    return pl.Series(found)
+
+
+def _mean(values: pl.Series) -> float | None:
+    return float(values.cast(pl.Float64).mean()) if len(values) else None
+
+
+def _sum(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All sets together: counts added, means weighted by what they are means of."""
+    added = {key: sum(one[key] for one in sets) for key in sets[0] if key not in ("name", "sigma", "scores", "sigmas", "false")}
+    whole: dict[str, Any] = {"name": "all", **added}
+    whole["sigma"] = _weighted((one["sigma"], one["pairs"]) for one in sets)
+    for key in ("scores", "sigmas"):
+        whole[key] = np.sum([one[key] for one in sets], axis=0).tolist()
+    if all("false" in one for one in sets):
+        of = {"retrieved": "candidates", "dropped": "alpha", "mined": "rows", "in_batch_own_set": "pairs", "in_batch": "pairs"}
+        whole["false"] = {key: _weighted((one["false"][key], one[of[key]]) for one in sets) for key in SHARES}
+    return whole
+
+
+def _weighted(parts: Iterable[tuple[float | None, float]]) -> float | None:
+    known = [(value, weight) for value, weight in parts if value is not None and weight]
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+
+
+def _entropy(seed: int, name: str) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(f"{seed}\0{name}".encode()).digest(), dtype=np.uint32)
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The report as text: counts per set, score histograms, and the false-negative shares where the truth is known."""
+    rows = [*figures["sets"], figures["all"]]
+    lines = ["# Mining report", "", "## What became of the candidates", ""]
+    columns = ("pairs", "pool", "candidates", "delta", "alpha", "repeated", "fallback", "unmined")
+    lines += _table(("set", *columns), ([one["name"], *(_count(one, column) for column in columns)] for one in rows))
+    lines += [
+        "",
+        "Pool: distinct candidates of the set. Candidates: those retrieved, k a pair at most. Delta, alpha: candidates removed because "
+        "they are too similar to the query, or judged to fit it as well as the positive does. Repeated, fallback: rows of the mined "
+        "table that fill up a short list, or stand for one of which nothing was left. Unmined: pairs without any candidate.",
+        "",
+        "## Scores",
+        "",
+        f"Histograms of {BINS} equal bins from 0 to 1, each drawn to its own height.",
+        "",
+    ]
+    lines += _table(
+        ("set", "mean sigma", "positives", "candidates"),
+        ([one["name"], f"{one['sigma']:.3f}", f"`{_spark(one['sigmas'])}`", f"`{_spark(one['scores'])}`"] for one in rows),
+    )
+    if "false" in figures["all"]:
+        lines += ["", "## False negatives, by the ground truth", ""]
+        names = ("retrieved", "dropped by alpha", "mined", "in-batch, own set", "in-batch, all sets")
+        lines += _table(("set", *names), ([one["name"], *(_percent(one["false"][key]) for key in SHARES)] for one in rows))
+        lines += [
+            "",
+            "Percent of candidates that really answer the query: the fewer the better among mined and in-batch negatives, the more the "
+            "better among those dropped. A fallback row counts as what it is, though its score of 1.0 tells the embedder so.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _count(one: Mapping[str, Any], column: str) -> str:
+    return f"{one['pairs'] - one['mined'] if column == 'unmined' else one[column]:,}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+
+
+def _spark(bins: Sequence[int]) -> str:
+    top = max(bins) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // top)] for count in bins)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
