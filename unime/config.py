@@ -90,7 +90,7 @@ class Judge(Section):
         description="exact: float32 raw logits; published: bfloat16 logits after a repetition penalty of 1.05, as in the published scores"
     )
     batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
-    shard: Positive = Field(description="queries of a shard; a killed run loses one shard at most")
+    shard: Positive = Field(description="pairs of a shard; a killed run loses one shard at most")
 
 
 class Mine(Section):

@@ -39,5 +39,5 @@ def mined(kind: str) -> Door:
         inputs=("results/data/train", "results/mine", "{models.base}"),
         outputs=(f"results/train/{kind}",),
         run=embedder(kind),
-        threads=2,
+        threads=1,
     )

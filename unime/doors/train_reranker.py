@@ -26,5 +26,5 @@ DOOR = Door(
     inputs=("results/data/train", "results/mine", "{models.reranker}"),
     outputs=("results/train/reranker",),
     run=run,
-    threads=2,
+    threads=1,
 )

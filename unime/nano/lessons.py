@@ -89,10 +89,13 @@ def judge(rng: Rng, name: str) -> Group:
 
 
 def judge_full(rng: Rng) -> Group:
-    """A picture against its full caption and against that caption with one attribute changed, each attribute in turn."""
+    """A picture against its full caption and against that caption with one attribute changed.
+
+    Shape, which is learned last, comes three times as often as the others.
+    """
     kind = KINDS["Caption_i2t"]
     row = kind.make(rng, "train", kind.phrasings)
-    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in ("place", "size", "color", "shape", "shape")]
+    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in ("place", "size", "color", "shape", "shape", "shape")]
     return _judged(rng, row.query, [full_caption(row.scene)] * 3, wrong)
 
 

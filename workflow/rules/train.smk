@@ -16,7 +16,7 @@ rule train_hard_negatives:
         "logs/benchmarks/train_hard_negatives.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=1440,
@@ -40,7 +40,7 @@ rule train_unime_v2:
         "logs/benchmarks/train_unime_v2.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=1440,
@@ -64,7 +64,7 @@ rule train_reranker:
         "logs/benchmarks/train_reranker.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=1440,

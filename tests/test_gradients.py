@@ -1,0 +1,132 @@
+"""Gradients: accumulated = full batch = plain formula, dense layers = peft's, two processes = one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from training import KINDS, ROOT, accumulator, gradient_of, table_of, write_data
+
+from unime.train import dense
+from unime.train.data import batch_at
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("training")
+    write_data(place, 24)
+    return place
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_give_the_full_batchs_gradient(kind, folder, nano):
+    found = {}
+    for micro in (8 if kind != "in_batch" else 1000, 3):
+        model, accumulate = accumulator(kind, folder, nano, micro=micro, lora__dropout=0.0)
+        found[micro] = gradient_of(model, accumulate, batch_at(0, 24, 8, 1))
+    (loss, full), *rest = found.values()
+    assert full.abs().max() > 1e-3, "no gradient: nothing is compared"
+    for other_loss, other in rest:
+        assert other_loss == pytest.approx(loss, abs=1e-5 * max(1, loss))
+        assert (other - full).abs().max() < 1e-5 * max(1, full.abs().max())
+
+
+def test_the_soft_loss_over_a_batch_is_the_formula_item_by_item(folder, nano):
+    """No dedupe, no grouping, no cache: each query's items one at a time, in float64 after the embedding."""
+    model, accumulate = accumulator("unime_v2", folder, nano, micro=8, lora__dropout=0.0)
+    batch = batch_at(0, 24, 3, 1)
+    loss, full = gradient_of(model, accumulate, batch)
+    model.zero_grad()
+    backbone, items, table = accumulate.backbone, accumulate.shown.items, table_of(folder, "unime_v2")
+    total = 0
+    for row in batch.rows:
+        mined = table.row(row, named=True)
+        ids = [mined["query"], mined["positive"], *mined["negatives"][:8]]
+        query, *candidates = (backbone.embed(backbone.collate([backbone.item_prompt(items[id])]))[0].double() for id in ids)
+        p = torch.softmax(torch.stack([query @ c for c in candidates]) / 0.02, 0)
+        q = torch.softmax(torch.tensor([mined["sigma"], *mined["scores"][:8]], dtype=torch.float64) / 0.02, 0)
+        total = total + 0.5 * ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 3
+    total.backward()
+    plain = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert loss == pytest.approx(total.item(), rel=1e-5)
+    assert (plain - full).abs().max() < 1e-5 * full.abs().max() and full.abs().max() > 1e-3
+
+
+def test_dropout_changes_the_gradient(folder, nano):
+    """Else the tests with dropout on compare nothing."""
+    model, accumulate = accumulator("unime_v2", folder, nano, lora__dropout=0.1)
+    batch = batch_at(0, 24, 8, 1)
+    first = gradient_of(model, accumulate, batch)[1]
+    assert torch.equal(first, gradient_of(model, accumulate, batch)[1])
+    model.zero_grad()
+    torch.manual_seed(1)
+    accumulate(batch)
+    other = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert (first - other).abs().max() > 1e-3 * first.abs().max()
+
+
+def test_two_processes_give_one_processs_gradient(folder, nano, tmp_path):
+    """A real gloo run of two processes; each takes half the queries of the batch."""
+    (tmp_path / "two.py").write_text(
+        "import sys, torch; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
+        "from accelerate import PartialState\nfrom training import accumulator, gradient_of\nfrom unime.train.data import batch_at\n"
+        "from unime.train.loop import _reduce\n"
+        "torch.set_num_threads(1); PartialState(cpu=True)\n"
+        "found = {}\n"
+        "for kind in ('in_batch', 'unime_v2', 'reranker'):\n"
+        "    model, accumulate = accumulator(kind, Path(sys.argv[3]), Path(sys.argv[4]), lora__dropout=0.0)\n"
+        "    loss, _ = gradient_of(model, accumulate, batch_at(0, 24, 8, 1))\n"
+        "    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}\n"
+        "    norm, loss = _reduce(trained, loss, accumulate.accelerator)\n"
+        "    found[kind] = (loss, norm, accumulate.accelerator.num_processes)\n"
+        "import json\nif PartialState().is_main_process: Path(sys.argv[5]).write_text(json.dumps(found))\n"
+    )
+    arguments = [str(ROOT / "tests"), str(ROOT), str(folder), str(nano), str(tmp_path / "found.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for kind, (loss, norm, processes) in json.loads((tmp_path / "found.json").read_text()).items():
+        model, accumulate = accumulator(kind, folder, nano, lora__dropout=0.0)
+        wanted, gradient = gradient_of(model, accumulate, batch_at(0, 24, 8, 1))
+        assert processes == 2 and wanted > 0.1
+        assert loss == pytest.approx(wanted, rel=1e-5) and norm == pytest.approx(gradient.norm().item(), rel=1e-4), kind
+
+
+@pytest.mark.parametrize(("dora", "dropout"), [(True, 0.1), (True, 0.0), (False, 0.0)])
+def test_dense_layers_are_pefts(folder, nano, dora, dropout):
+    """In float64, where only a wrong formula can differ; the same draws, because peft's layers are given the fast dropout too."""
+    model, accumulate = accumulator("unime_v2", folder, nano, lora__dora=dora, lora__dropout=dropout)
+    model.double()
+    layers = [module for module in model.modules() if isinstance(module, dense.Linear)]
+    for layer in layers if dropout else []:
+        layer.lora_dropout["default"] = dense.Dropout(dropout).train()
+    batch = batch_at(0, 24, 8, 1)
+    loss, plain = gradient_of(model, accumulate, batch)
+    for layer in layers if dropout else []:
+        layer.lora_dropout["default"] = torch.nn.Dropout(dropout).train()
+    assert dense.use(model) == len(layers) == 42
+    found_loss, found = gradient_of(model, accumulate, batch)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert (found - plain).abs().max() < 1e-6 * plain.abs().max() and plain.abs().max() > 1e-3
+
+
+def test_dense_leaves_lora_with_dropout_alone(folder, nano):
+    model, _ = accumulator("unime_v2", folder, nano, lora__dora=False, lora__dropout=0.1)
+    assert dense.use(model) == 0
+
+
+def test_fast_dropout_drops_the_share_it_is_asked_to():
+    layer, x = dense.Dropout(0.1), torch.ones(1000, 1001)
+    torch.manual_seed(0)
+    y = layer(x)
+    dropped = (y == 0).float()
+    assert dropped.mean().item() == pytest.approx(0.1, abs=0.001) and y.max().item() == pytest.approx(1 / 0.9)
+    assert y.mean().item() == pytest.approx(1, abs=0.002)
+    for place in range(4):  # the four draws of a word, and neighbours, are independent
+        assert dropped.flatten()[place::4].mean().item() == pytest.approx(0.1, abs=0.002)
+    assert (dropped.flatten()[1:] * dropped.flatten()[:-1]).mean().item() == pytest.approx(0.01, abs=0.0005)
+    assert layer.eval()(x) is x

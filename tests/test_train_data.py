@@ -1,0 +1,113 @@
+"""What a training step reads: groups of like length, items seen once, the reranker's three sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from training import accumulator, table_of, view_of, write_data
+
+from unime import backbones, prompts
+from unime.data.items import Items
+from unime.train import reranker
+from unime.train.data import Shown, groups
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("training")
+    write_data(place, 24)
+    return place
+
+
+def test_groups_hold_every_sequence_once_and_save_tokens():
+    rng = np.random.default_rng(0)
+    for lengths, most in (
+        ([5], None),
+        ([], None),
+        ([3, 3, 3], 2),
+        (rng.integers(1, 60, 200).tolist(), None),
+        (rng.integers(1, 60, 90).tolist(), 16),
+    ):
+        found = groups(lengths, 64, most)
+        assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+        assert most is None or all(len(group) <= most for group in found)
+    padded = lambda found: sum(max(lengths[i] for i in g) * len(g) + 64 for g in found)  # noqa: E731
+    lengths = rng.integers(1, 60, 200).tolist()
+    assert padded(groups(lengths, 64)) < 0.7 * padded([list(range(200))])
+    assert groups(lengths, 64) == groups(lengths, 64) and len(groups(lengths, 10**6)) == 1
+
+
+def test_shown_items_are_kept_up_to_their_limit(folder, nano):
+    view = view_of("unime_v2", folder, nano)
+    backbone = backbones.load(nano, models=view.models)
+    calls, see = [], backbone.see
+    backbone.see = lambda image: calls.append(1) or see(image)
+    shown = Shown(backbone, Items.open(folder, 10**6), limit=6000)
+    first = shown.content("q01").image.features
+    assert shown.content("q01").image.features is first and len(calls) == 1
+    for number in range(10):
+        shown.content(f"q{number:02}")
+    assert shown.used <= 6000 and len(calls) >= 10
+    assert torch.equal(shown.content("q01").image.features, first)
+    assert shown.content("c01").image is None
+
+
+def test_too_long_items_are_named(folder, nano):
+    view = view_of("unime_v2", folder, nano)
+    backbone = backbones.load(nano, models=view.models.model_copy(update={"max_length": 2}))
+    with pytest.raises(ValueError, match="item q00: a prompt of"):
+        Shown(backbone, Items.open(folder, 10**6)).item("q00")
+
+
+# The reranker's sequences
+
+
+def test_hardest_negatives_are_distinct_kept_first_by_score():
+    reasons = ["kept", "kept", "kept", "repeated", "fallback"]
+    assert reranker.hardest(["a", "b", "c", "b", "d"], [0.2, 0.5, 0.5, 0.5, 1.0], reasons) == ["b", "c", "a", "d"]
+
+
+def test_every_query_gives_a_yes_a_no_and_a_list():
+    negatives = ["n1", "n2", "n3", "n4", "n5"]
+    places, counts = [], []
+    for number in range(3000):
+        yes, no, ranked = reranker.sequences("q", "p", negatives, np.random.default_rng(number), 4, fixed=False)
+        assert (yes.candidates, yes.answer, no.candidates, no.answer) == (("p",), "Yes", ("n1",), "No")
+        place = ranked.candidates.index("p")
+        assert ranked.answer == prompts.list_answer(place + 1) and ranked.listwise and not yes.listwise
+        assert [c for c in ranked.candidates if c != "p"] == negatives[: len(ranked.candidates) - 1]
+        places.append((len(ranked.candidates) - 1, place))
+        counts.append(len(ranked.candidates) - 1)
+        assert yes.weight + no.weight == ranked.weight == 1.0
+    for count in (1, 2, 3, 4):  # x is uniform on 1..4 and the place on all its x + 1 places
+        assert counts.count(count) / 3000 == pytest.approx(0.25, abs=0.04)
+        for place in range(count + 1):
+            assert places.count((count, place)) / counts.count(count) == pytest.approx(1 / (count + 1), abs=0.07)
+    fixed = {len(reranker.sequences("q", "p", negatives, np.random.default_rng(n), 3, fixed=True)[2].candidates) for n in range(20)}
+    assert fixed == {4}
+    assert len(reranker.sequences("q", "p", ["n1"], np.random.default_rng(0), 4, fixed=True)[2].candidates) == 2
+
+
+def test_lists_are_drawn_from_seed_epoch_and_pair(folder, nano):
+    _, answers = accumulator("reranker", folder, nano)
+    drawn = {epoch: [answers.turns(row, epoch)[2] for row in range(24)] for epoch in (0, 1)}
+    assert drawn[0] != drawn[1] and drawn[0] == [answers.turns(row, 0)[2] for row in range(24)]
+    answers.rows.reverse()  # the table's order plays no part
+    assert [answers.turns(row, 0)[2] for row in range(24)] == drawn[0][::-1]
+
+
+def test_reranker_prompts_are_the_judges_and_the_lists(folder, nano):
+    _, answers = accumulator("reranker", folder, nano)
+    yes, no, ranked = answers.turns(0, 0)
+    assert prompts.JUDGE in answers.prompt(yes).text and prompts.LISTWISE in answers.prompt(ranked).text
+    for number, id in enumerate(ranked.candidates, start=1):
+        assert f"({number}) {answers.shown.items.text(id)}" in answers.prompt(ranked).text
+    assert len(answers.prompt(no).images) == 1
+
+
+def test_a_pair_without_negatives_is_named(folder, nano):
+    table = table_of(folder, "reranker").with_columns(negatives=pl.lit([], dtype=pl.List(pl.String)))
+    with pytest.raises(ValueError, match=f"pair {table['pair'][0]}: no mined negative"):
+        reranker.Answers(Shown(None, None), table, None, 0, None)
