@@ -211,20 +211,20 @@ def plain_sum(model, tokenizer, branch, image):
 def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, config):
     from unime.nano import pretrain
 
-    settings = config.nano.pretrain.model_copy(update={"steps": 6, "groups": 2, "warmup": 2, "checkpoint": 2})
+    settings = config.nano.pretrain.model_copy(update={"steps": 4, "groups": 1, "warmup": 2, "checkpoint": 2})
     straight, _ = pretrain.train(settings, tmp_path / "a")
 
     class Stop(Exception):
         pass
 
-    def stop_at_five(steps, total, label):
+    def stop_at_three(steps, total, label):
         for step in steps:
-            if step == 5:
+            if step == 3:
                 raise Stop
             yield step
 
     with pytest.raises(Stop):
-        pretrain.train(settings, tmp_path / "b", track=stop_at_five)
+        pretrain.train(settings, tmp_path / "b", track=stop_at_three)
     resumed, _ = pretrain.train(settings, tmp_path / "b")
     start, _ = nano_model.create(settings.seed)
     pairs = list(zip(straight.parameters(), resumed.parameters(), start.parameters(), strict=True))
