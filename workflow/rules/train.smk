@@ -65,6 +65,7 @@ rule train_reranker:
     conda:
         "../../envs/torch.yaml"
     threads: 1
+    priority: 1  # the longest of the three: first, so that no core waits for it at the end
     resources:
         mem_mb=4000,
         runtime=1440,
