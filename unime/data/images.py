@@ -129,12 +129,6 @@ def archive(path: str) -> Archive:
         return found
 
 
-def forget(path: str) -> None:
-    """Close this process's handle of an archive (it is opened anew when needed); for archives that are being replaced."""
-    with _lock:
-        _open.pop((os.getpid(), path), None)
-
-
 def open_image(path: str, member: str, max_pixels: int) -> Image.Image:
     """The decoded RGB image.  Raises BadImage."""
     return decode(archive(path).read(member), max_pixels, path, member)

@@ -1,7 +1,7 @@
 """What the nano MLLM is taught: groups of prompts that share a prefix, made from training scenes only.
 
 A group is one query (or picture) with several branches: candidates to judge, questions to answer.  Branches of a group share their
-longest common run of tokens, which is written once; see `packing`.  Three lessons: judge (Yes / No on the paper's own prompt, half
+longest common run of tokens, which is written once; see `packing`.  Three lessons: judge (Yes / No on the paper's own prompt, most
 of the misses one attribute away), answer (questions and descriptions), list (the number of the best candidate).
 """
 

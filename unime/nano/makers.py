@@ -53,10 +53,8 @@ def _facts(things: tuple[Thing, ...]) -> list[list[str]]:
 # ---- captions -----------------------------------------------------------------------------------------------------------------
 
 
-def caption_of(rng: Rng, scene: Scene, full: bool = False) -> tuple[Thing, ...]:
-    """What a caption says of a scene: all of it (`full`), or some of its things with place or size left open at times."""
-    if full:
-        return scene
+def caption_of(rng: Rng, scene: Scene) -> tuple[Thing, ...]:
+    """What a caption says of a scene: some of its things, with place or size left open at times."""
     keep = rng.permutation(len(scene))[: int(rng.integers(1, len(scene) + 1))]
     said = []
     for i in sorted(keep):

@@ -1,10 +1,10 @@
 """Groups of prompts as rows of tokens: the shared prefix once, each branch seeing the prefix and itself.
 
 1. Every branch is rendered and tokenized whole, exactly as a judge would send it, so no token boundary depends on packing.
-2. The longest run of tokens that all branches of a group begin with is its prefix.
+2. The longest run of tokens that all branches of a group begin with, less its last token, is its prefix.
 3. Groups are laid into rows first fit, longest first; an attention mask keeps groups, and branches of a group, apart.
 4. Positions (three numbers a token, Qwen2-VL's multimodal RoPE) are those of the unpacked sequence.
-Packed and unpacked forward passes agree to rounding (a test), and a step costs about a third.
+Packed and unpacked forward passes agree to rounding (a test).
 """
 
 from __future__ import annotations

@@ -153,16 +153,19 @@ def paint(rng: np.random.Generator, scene: Scene) -> np.ndarray:
 
 def paint_crop(rng: np.random.Generator, thing: Thing) -> np.ndarray:
     """What a crop around one thing shows, (28, 28, 3) uint8; without the frame, which would give its place away."""
-    row, column = divmod(PLACES.index(thing.place), 2)
-    return _draw(rng, (thing,))[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+    return _cell(_draw(rng, (thing,)), thing.place)
+
+
+def _cell(picture: np.ndarray, place: str) -> np.ndarray:
+    """The 28 x 28 pixels of one place; writing to them writes to the picture."""
+    row, column = divmod(PLACES.index(place), 2)
+    return picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
 
 
 def _draw(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     picture = np.empty((2 * CELL, 2 * CELL, 3), np.int16)
     picture[:] = rng.integers(20, 70) + rng.integers(-6, 7, size=3)
     for thing in scene:
-        row, column = divmod(PLACES.index(thing.place), 2)
         dx, dy = (int(v) for v in rng.integers(-1, 2, size=2))
-        cell = picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        cell[_mask(thing.shape, thing.size, dx, dy)] = np.array(RGB[thing.color]) + rng.integers(-10, 11, size=3)
+        _cell(picture, thing.place)[_mask(thing.shape, thing.size, dx, dy)] = np.array(RGB[thing.color]) + rng.integers(-10, 11, size=3)
     return picture.clip(0, 255).astype(np.uint8)
