@@ -62,10 +62,10 @@ rule train_reranker:
         "logs/dvc/train_reranker.log",
     benchmark:
         "logs/benchmarks/train_reranker.tsv"
+    priority: 1  # the longest of the three: first, so that no core waits for it at the end
     conda:
         "../../envs/torch.yaml"
     threads: 1
-    priority: 1  # the longest of the three: first, so that no core waits for it at the end
     resources:
         mem_mb=4000,
         runtime=1440,
