@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -172,7 +173,8 @@ def test_packed_lessons_give_the_losses_of_unpacked_ones(fresh):
     image, pad = (tokenizer.convert_tokens_to_ids(t) for t in (nano_model.IMAGE, nano_model.PAD))
     rng = np.random.default_rng(5)
     groups = [lessons.judge(rng, name) for name in ("Caption_i2t", "Edit", "Crop", "Caption_t2i")]
-    groups += [lessons.judge_full(rng), lessons.answer(rng), lessons.pick(rng, "Twin")]
+    groups += [lessons.judge_full(rng), lessons.judge_shown(rng), lessons.answer(rng)]
+    groups += [lessons.pick(rng, "Twin"), lessons.pick(rng, "Color")]
     groups = [[branch._replace(words=0.0) for branch in group] for group in groups]
     encoded = packing.encode(groups, tokenizer)
     assert all((e.branch == 0).sum() > 30 for e in encoded[:5]), "prefixes must really be shared"
@@ -201,11 +203,23 @@ def plain_sum(model, tokenizer, branch, image):
     if pictures:
         inputs["pixel_values"] = torch.from_numpy(np.concatenate([nano_model.patches(p) for p in pictures]))
         inputs["image_grid_thw"] = torch.tensor([[1, p.shape[0] // 14, p.shape[1] // 14] for p in pictures])
-    losses = torch.nn.functional.cross_entropy(model(**inputs).logits[0, :-1], ids[0, 1:], reduction="none")
-    weights = torch.zeros(ids.shape[1] - 1)
+    targets, weights = ids[0, 1:].clone(), torch.zeros(ids.shape[1] - 1)
     weights[len(ask) - 1 :] = branch.weight
-    weights[-1] = 0.05 * branch.weight if branch.weight == 1.0 else branch.weight
+    weights[-1] = 0.05 * branch.weight if branch.verdicts else branch.weight
+    for end, verdict in zip(candidate_ends(branch), branch.verdicts, strict=True):
+        before, _ = packing.render(branch.turn[:end])
+        at = len(tokenizer.encode(before.removesuffix("<|im_end|>\n<|im_start|>assistant\n"), add_special_tokens=False)) - 1
+        targets[at], weights[at] = tokenizer.convert_tokens_to_ids(verdict), packing.VERDICT
+    losses = torch.nn.functional.cross_entropy(model(**inputs).logits[0, :-1], targets, reduction="none")
     return float((losses * weights).sum())
+
+
+def candidate_ends(branch):
+    """How many parts of the turn stand up to each candidate's end."""
+    if not branch.verdicts:
+        return []
+    starts = [i for i, part in enumerate(branch.turn) if isinstance(part, str) and re.fullmatch(r"\(\d+\) ", part)]
+    return [*starts[1:], len(branch.turn)]
 
 
 def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, config):

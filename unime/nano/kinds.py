@@ -25,7 +25,7 @@ class Kind:
     phrasings: tuple[str, ...]
     ood: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    """All candidates of a task whose candidates are a label set."""
+    """All candidates of a task whose candidates are a label set: the set's own answers, as in MMEB."""
 
 
 _CAPTION_OOD = ("Pick the sentence that fits this picture.",)
@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
             "Answer the question about the image: What color is the {shape} at the {place}?",
         ),
         (),
-        (*scenes.COLORS, *scenes.PLACES, *scenes.SHAPES, *makers.COUNTS),
+        scenes.COLORS,
     ),
     "AskPlace": Kind(
         makers.make_ask_place,
@@ -70,21 +70,21 @@ KINDS: dict[str, Kind] = {
             "Answer the question about the image: Where is the {label}?",
         ),
         (),
-        (*scenes.COLORS, *scenes.PLACES, *scenes.SHAPES, *makers.COUNTS),
+        scenes.PLACES,
     ),
     "AskShape": Kind(
         makers.make_ask_shape,
         makers.label_wrong(*scenes.SHAPES),
         ("Represent the given image with the following question: What shape is at the {place}?",),
         ("Which shape do you see at the {place} of this picture?",),
-        (*scenes.COLORS, *scenes.PLACES, *scenes.SHAPES, *makers.COUNTS),
+        scenes.SHAPES,
     ),
     "AskCount": Kind(
         makers.make_ask_count,
         makers.label_wrong(*makers.COUNTS),
         ("Represent the given image with the following question: How many objects are there?",),
         ("How many objects do you see in this picture?",),
-        (*scenes.COLORS, *scenes.PLACES, *scenes.SHAPES, *makers.COUNTS),
+        makers.COUNTS,
     ),
     "Caption_i2t": Kind(
         makers.make_i2t,

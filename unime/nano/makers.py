@@ -90,7 +90,7 @@ def _answer(text: str) -> Side:
     return Side(f"{text}\n", None, {"is": text})
 
 
-def _picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
+def picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
     return Side(_image("Represent the given image."), scenes.paint(rng, scene), facts)
 
 
@@ -200,7 +200,7 @@ def make_t2i(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
     text = f"{_pick(rng, phrasings)} {say(caption)}\n"
-    return Row(Side(text, None, {"caption": _facts(caption)}), _picture(rng, scene, {"scene": _facts(scene)}), scene)
+    return Row(Side(text, None, {"caption": _facts(caption)}), picture(rng, scene, {"scene": _facts(scene)}), scene)
 
 
 def t2i_wrong(rng: Rng, row: Row) -> Side:
@@ -209,7 +209,7 @@ def t2i_wrong(rng: Rng, row: Row) -> Side:
     while True:
         scene, tries = scenes.change(rng, scene if tries >= 8 else row.scene, _any_attribute(rng)), tries + 1
         if not meets(row.query.facts, {"scene": _facts(scene)}):
-            return _picture(rng, scene, {"scene": _facts(scene)})
+            return picture(rng, scene, {"scene": _facts(scene)})
 
 
 def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
@@ -222,7 +222,7 @@ def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
             break
     text = f"{_pick(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
     query = Side(_image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
-    return Row(query, _picture(rng, after, {"is": scenes.describe(after)}), after)
+    return Row(query, picture(rng, after, {"is": scenes.describe(after)}), after)
 
 
 def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
@@ -233,12 +233,12 @@ def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
 def make_twin(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     query = twin_query(rng, scene, _pick(rng, phrasings))
-    return Row(query, _picture(rng, scene, {"is": scenes.describe(scene)}), scene)
+    return Row(query, picture(rng, scene, {"is": scenes.describe(scene)}), scene)
 
 
 def scene_wrong(rng: Rng, row: Row) -> Side:
     scene = scenes.change(rng, row.scene, _any_attribute(rng))
-    return _picture(rng, scene, {"is": scenes.describe(scene)})
+    return picture(rng, scene, {"is": scenes.describe(scene)})
 
 
 def make_phrase(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:

@@ -25,13 +25,17 @@ INPUTS = ("input_ids", "position_ids", "attention_mask", "mm_token_type_ids", "p
 ROW = 320
 """Tokens of a packed row; a group that is longer gets a row of its own length."""
 
+VERDICT = 0.5
+"""Loss weight of a verdict at a candidate's last token; the answer itself has 1 (Yes, No) or 2 (a list's number)."""
+
 
 class Encoded(NamedTuple):
-    """One group: tokens, (3, n) positions, branch of each token (0: prefix), targets (the next token's loss weight), pictures."""
+    """One group: tokens, (3, n) positions, branch of each token (0: prefix), the token asked for at each, its loss weight, pictures."""
 
     tokens: np.ndarray
     positions: np.ndarray
     branch: np.ndarray
+    targets: np.ndarray
     weights: np.ndarray
     pictures: list[np.ndarray]
 
@@ -73,16 +77,40 @@ def encode(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[
     asked = [text for group in rendered for text, _ in group]
     told = [branch.answer + nano_model.END for group in groups for branch in group]
     raw = tokenizer.backend_tokenizer
-    asked_ids = iter([e.ids for e in raw.encode_batch_fast(asked, add_special_tokens=False)])
+    asked_found = iter(raw.encode_batch(asked, add_special_tokens=False))
     told_ids = iter([e.ids for e in raw.encode_batch_fast(told, add_special_tokens=False)])
     image = tokenizer.convert_tokens_to_ids(nano_model.IMAGE)
     found = []
     for group, seen in zip(groups, rendered, strict=True):
-        found.append(_encode_group(group, seen, [(next(asked_ids), next(told_ids)) for _ in group], image))
+        ids, asked_at = [], []
+        for branch, (text, _) in zip(group, seen, strict=True):
+            encoding = next(asked_found)
+            ids.append((encoding.ids, next(told_ids)))
+            asked_at.append([encoding.char_to_token(at) for at in last_characters(text, len(branch.verdicts))])
+        verdicts = [dict(zip(at, map(raw.token_to_id, branch.verdicts), strict=True)) for at, branch in zip(asked_at, group, strict=True)]
+        found.append(_encode_group(group, seen, ids, verdicts, image))
     return found
 
 
-def _encode_group(group: Group, seen: list[tuple[str, list[np.ndarray]]], ids: list[tuple[list[int], list[int]]], image: int) -> Encoded:
+def last_characters(text: str, count: int) -> list[int]:
+    """Where in a rendered turn the last character of each of its `count` candidates stands (a judge's turn has one, a list more)."""
+    if not count:
+        return []
+    end = text.rindex(nano_model.END)
+    at, found = text.rindex(" Candidates:") if count > 1 else 0, []
+    for number in range(2, count + 1):
+        at = text.index(f"({number}) ", at)
+        found.append(at - 1)
+    return [*found, end - 1]
+
+
+def _encode_group(
+    group: Group,
+    seen: list[tuple[str, list[np.ndarray]]],
+    ids: list[tuple[list[int], list[int]]],
+    verdicts: list[dict[int, int]],
+    image: int,
+) -> Encoded:
     shared = 0
     first = ids[0][0]
     if len(ids) > 1:
@@ -97,24 +125,29 @@ def _encode_group(group: Group, seen: list[tuple[str, list[np.ndarray]]], ids: l
         shared -= 1
     else:
         common = 0
-    tokens, positions, branch, weights = [], [], [], []
-    for number, (lesson, (ask, told), (_, pictures)) in enumerate(zip(group, ids, seen, strict=True), start=1):
+    tokens, positions, branch, targets, weights = [], [], [], [], []
+    for number, (lesson, (ask, told), (_, pictures), verdict) in enumerate(zip(group, ids, seen, verdicts, strict=True), start=1):
         whole = np.array(ask + told)
         at = rope_positions(whole, image, pictures)
         weight = np.zeros(len(whole), np.float32)  # of predicting token i + 1 from token i
         weight[len(ask) - 1 : len(whole) - 2] = lesson.weight
-        weight[len(whole) - 2] = 0.05 * lesson.weight if lesson.weight == 1.0 else lesson.weight
+        weight[len(whole) - 2] = 0.05 * lesson.weight if verdict else lesson.weight
+        target = np.append(whole[1:], whole[-1])
         if lesson.words:
-            weight[shared : len(ask) - 5] = lesson.words
+            weight[shared : max(verdict)] = lesson.words
+        for place, token in verdict.items():
+            weight[place], target[place] = VERDICT, token
         start = shared if number > 1 else 0
         tokens.append(whole[start:])
         positions.append(at[:, start:])
+        targets.append(target[start:])
         weights.append(weight[start:])
         owner = np.full(len(whole), number)
         owner[:shared] = 0
         branch.append(owner[start:])
     kept = list(seen[0][1]) + [picture for _, pictures in seen[1:] for picture in pictures[common:]]
-    return Encoded(np.concatenate(tokens), np.concatenate(positions, axis=1), np.concatenate(branch), np.concatenate(weights), kept)
+    joined = (np.concatenate(parts) for parts in (branch, targets, weights))
+    return Encoded(np.concatenate(tokens), np.concatenate(positions, axis=1), *joined, kept)
 
 
 def _common_pictures(lists: list[list[np.ndarray]]) -> int:
@@ -160,7 +193,7 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
             tokens[r, start:end], positions[:, r, start:end] = group.tokens, group.positions
             owner[r, start:end], branch[r, start:end] = g, group.branch
             weights[r, start:end] = group.weights
-            targets[r, start : end - 1] = group.tokens[1:]
+            targets[r, start:end] = group.targets
             pictures += group.pictures
             start = end
     _aim_prefix_ends(tokens, owner, branch, targets, weights)

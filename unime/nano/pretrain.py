@@ -24,10 +24,10 @@ from unime.nano import model as nano_model
 
 
 def learning_rate(step: int, settings: Pretrain) -> float:
-    """Linear warm-up, constant, then cosine to zero over the last half."""
+    """Linear warm-up, constant, then cosine to zero over the last fifth."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
-    late = max(0.0, (step / settings.steps - 0.5) / 0.5)
+    late = max(0.0, (step / settings.steps - 0.8) / 0.2)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * late))
 
 

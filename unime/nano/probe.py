@@ -38,7 +38,7 @@ def probe(model: Any, tokenizer: Any, scenes_each: int = 200, seed: int = 99, sp
             picture = [scenes.paint(rng, scene), f"\n{query}\n"]
             captions = [lessons.full_caption(scene)]
             captions += [lessons.full_caption(scenes.change(rng, scene, name)) for name in scenes.ATTRIBUTES]
-            groups.append([lessons.Branch(prompts.judge_turn(picture, [c.text]), prompts.YES, 1.0, 0.0) for c in captions])
+            groups.append([lessons.Branch(prompts.judge_turn(picture, [c.text]), prompts.YES, 1.0, 0.0, (prompts.YES,)) for c in captions])
         scores = _scores(model, tokenizer, groups)
         for i, name in enumerate(scenes.ATTRIBUTES, start=1):
             figures[name][str(count)] = round(auc(scores[:, 0], scores[:, i]), 4)
