@@ -176,8 +176,8 @@ def pick(rng: Rng, name: str, longest: int = 10) -> Group:
 def lesson(rng: Rng, progress: float) -> Group:
     """One group; `progress` in [0, 1] is the share of training done.
 
-    Comparing a word with a picture is learned once, on one picture and few words; only then come pictures as candidates and lists.  With
-    all of them from the start, 8,500 steps taught place and colour but neither size nor shape.
+    Comparing a word with a picture is learned first, on one picture and few words; only then come pictures as candidates and lists.  One
+    run that had them all from a seventh of the way on knew place and colour after 8,500 steps, but neither size nor shape.
     """
     draw = rng.random()
     if progress < 0.05:
