@@ -115,7 +115,7 @@ def judge_shown(rng: Rng, most: int = 3) -> Group:
     kind = KINDS["Caption_t2i"]
     scene = scenes.draw_scene(rng, "train", int(rng.integers(1, most + 1)))
     facts = [list(thing) for thing in scene]
-    query = Side(f"{_one(rng, kind.phrasings)} {makers.say(scene)}\n", None, {"caption": facts})
+    query = Side(f"{makers.one_of(rng, kind.phrasings)} {makers.say(scene)}\n", None, {"caption": facts})
     shown = makers.picture(rng, scene, {"scene": facts})
     right = [shown, *(shown._replace(picture=scenes.paint(rng, scene)) for _ in range(2))]
     wrong = [shown._replace(picture=scenes.paint(rng, scenes.change(rng, scene, name))) for name in NEAR]
@@ -183,9 +183,9 @@ def lesson(rng: Rng, progress: float) -> Group:
     if progress < 0.05:
         return look(rng) if draw < 0.25 else answer(rng)
     if progress < 0.10:
-        return answer(rng) if draw < 0.4 else judge(rng, _one(rng, BASIC))
+        return answer(rng) if draw < 0.4 else judge(rng, makers.one_of(rng, BASIC))
     if progress < BROAD:
-        return answer(rng) if draw < 0.15 else judge_full(rng) if draw < 0.40 else judge(rng, _one(rng, BASIC))
+        return answer(rng) if draw < 0.15 else judge_full(rng) if draw < 0.40 else judge(rng, makers.one_of(rng, BASIC))
     late = (progress - BROAD) / (1 - BROAD)
     if draw < 0.08:
         return answer(rng)
@@ -194,9 +194,5 @@ def lesson(rng: Rng, progress: float) -> Group:
     if draw < 0.38:
         return judge_shown(rng, 1 if late < 0.15 else 2 if late < 0.4 else 3)
     if draw < 0.58:
-        return pick(rng, _one(rng, BASIC), 4) if late < 0.3 else pick(rng, _one(rng, ALL), 6 if late < 0.6 else 10)
-    return judge(rng, _one(rng, BASIC if draw < 0.68 else ALL))
-
-
-def _one(rng: Rng, names: Sequence[str]) -> str:
-    return names[rng.integers(len(names))]
+        return pick(rng, makers.one_of(rng, BASIC), 4) if late < 0.3 else pick(rng, makers.one_of(rng, ALL), 6 if late < 0.6 else 10)
+    return judge(rng, makers.one_of(rng, BASIC if draw < 0.68 else ALL))

@@ -6,7 +6,7 @@ table and are never shown to a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,13 +124,13 @@ def unique(rng: Rng, split: str, *fields: str, least: int = 1) -> tuple[Scene, T
 # ---- rows ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pick(rng: Rng, phrasings: tuple[str, ...]) -> str:
-    return phrasings[rng.integers(len(phrasings))]
+def one_of(rng: Rng, words: Sequence[str]) -> str:
+    return words[rng.integers(len(words))]
 
 
 def make_object(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split, 1)
-    return Row(_ask(rng, scene, _pick(rng, phrasings), scene[0].label), _answer(scene[0].label), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].label), _answer(scene[0].label), scene)
 
 
 def object_wrong(rng: Rng, row: Row) -> Side:
@@ -139,29 +139,29 @@ def object_wrong(rng: Rng, row: Row) -> Side:
 
 def make_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split, 1)
-    return Row(_ask(rng, scene, _pick(rng, phrasings), scene[0].color), _answer(scene[0].color), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].color), _answer(scene[0].color), scene)
 
 
 def make_meme(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     value = "yes" if any(t.size == "large" for t in scene) else "no"
-    return Row(_ask(rng, scene, _pick(rng, phrasings), value), _answer(value), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), value), _answer(value), scene)
 
 
 def make_ask_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "place")
-    text = _pick(rng, phrasings).format(shape=thing.shape, place=thing.place)
+    text = one_of(rng, phrasings).format(shape=thing.shape, place=thing.place)
     return Row(_ask(rng, scene, text, thing.color), _answer(thing.color), scene)
 
 
 def make_ask_shape(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "place")
-    return Row(_ask(rng, scene, _pick(rng, phrasings).format(place=thing.place), thing.shape), _answer(thing.shape), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings).format(place=thing.place), thing.shape), _answer(thing.shape), scene)
 
 
 def make_ask_place(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "size", "color", "shape")
-    return Row(_ask(rng, scene, _pick(rng, phrasings).format(label=thing.label), thing.place), _answer(thing.place), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings).format(label=thing.label), thing.place), _answer(thing.place), scene)
 
 
 COUNTS = ("one", "two", "three")
@@ -169,7 +169,7 @@ COUNTS = ("one", "two", "three")
 
 def make_ask_count(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
-    return Row(_ask(rng, scene, _pick(rng, phrasings), COUNTS[len(scene) - 1]), _answer(COUNTS[len(scene) - 1]), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), COUNTS[len(scene) - 1]), _answer(COUNTS[len(scene) - 1]), scene)
 
 
 def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
@@ -179,7 +179,7 @@ def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
 def make_i2t(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
-    query = Side(_image(_pick(rng, phrasings)), scenes.paint(rng, scene), {"scene": _facts(scene)})
+    query = Side(_image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": _facts(scene)})
     return Row(query, Side(f"{say(caption)}\n", None, {"caption": _facts(caption)}), scene)
 
 
@@ -199,7 +199,7 @@ def i2t_wrong(rng: Rng, row: Row) -> Side:
 def make_t2i(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
-    text = f"{_pick(rng, phrasings)} {say(caption)}\n"
+    text = f"{one_of(rng, phrasings)} {say(caption)}\n"
     return Row(Side(text, None, {"caption": _facts(caption)}), picture(rng, scene, {"scene": _facts(scene)}), scene)
 
 
@@ -220,7 +220,7 @@ def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
         after = scenes.change(rng, before, name, i)
         if scenes.split_of(after) == split:
             break
-    text = f"{_pick(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
+    text = f"{one_of(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
     query = Side(_image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
     return Row(query, picture(rng, after, {"is": scenes.describe(after)}), after)
 
@@ -232,7 +232,7 @@ def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
 
 def make_twin(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
-    query = twin_query(rng, scene, _pick(rng, phrasings))
+    query = twin_query(rng, scene, one_of(rng, phrasings))
     return Row(query, picture(rng, scene, {"is": scenes.describe(scene)}), scene)
 
 
@@ -243,7 +243,7 @@ def scene_wrong(rng: Rng, row: Row) -> Side:
 
 def make_phrase(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split, int(rng.integers(1, 3)))
-    query = Side(f"{_pick(rng, phrasings)} {say(scene)}\n", None, {"is": scenes.describe(scene)})
+    query = Side(f"{one_of(rng, phrasings)} {say(scene)}\n", None, {"is": scenes.describe(scene)})
     return Row(query, Side(f"{say_other(scene)}\n", None, {"is": scenes.describe(scene)}), scene)
 
 
@@ -254,13 +254,13 @@ def phrase_wrong(rng: Rng, row: Row) -> Side:
 
 def make_crop(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "color", "shape", least=2)
-    query = _ask(rng, scene, _pick(rng, phrasings).format(label=f"{thing.color} {thing.shape}"), thing.label)
+    query = _ask(rng, scene, one_of(rng, phrasings).format(label=f"{thing.color} {thing.shape}"), thing.label)
     return Row(query, _crop_side(rng, thing), (thing, *(t for t in scene if t != thing)))
 
 
 def make_point(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "place", least=2)
-    query = _ask(rng, scene, _pick(rng, phrasings).format(place=thing.place), thing.label)
+    query = _ask(rng, scene, one_of(rng, phrasings).format(place=thing.place), thing.label)
     return Row(query, _crop_side(rng, thing), (thing, *(t for t in scene if t != thing)))
 
 
