@@ -14,7 +14,7 @@ import torch
 
 from unime import prompts
 from unime.artifacts import TRUTH, content_id, read_table
-from unime.nano import kinds, lessons, makers, packing, probe, scenes
+from unime.nano import kinds, lessons, makers, packing, pretrain, probe, scenes
 from unime.nano import model as nano_model
 from unime.nano import suite as writer
 from unime.nano.truth import Truth
@@ -223,9 +223,8 @@ def candidate_ends(branch):
 
 
 def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, config):
-    from unime.nano import pretrain
-
-    settings = config.nano.pretrain.model_copy(update={"steps": 4, "groups": 1, "warmup": 2, "checkpoint": 2})
+    settings = config.nano.pretrain.model_copy(update={"steps": 4, "groups": 3, "warmup": 2, "checkpoint": 2})
+    assert len(pretrain.parts_of(0, settings, nano_model.create(1)[1])) == 2
     straight, _ = pretrain.train(settings, tmp_path / "a")
 
     class Stop(Exception):
@@ -244,6 +243,38 @@ def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bytes(tmp_path, con
     pairs = list(zip(straight.parameters(), resumed.parameters(), start.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in pairs)
     assert any(not torch.equal(a, c) for a, _, c in pairs), "nothing was trained"
+
+
+def test_pretraining_gives_the_same_bytes_on_one_thread_as_on_two(tmp_path, config):
+    settings = config.nano.pretrain.model_copy(update={"steps": 3, "groups": 3, "warmup": 2})
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(pretrain.train(settings, tmp_path / str(count))[0])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    start, _ = nano_model.create(settings.seed)
+    assert not torch.equal(start.lm_head.weight, found[0].lm_head.weight), "nothing was trained"
+    assert all(torch.equal(a, b) for a, b in zip(found[0].parameters(), found[1].parameters(), strict=True))
+
+
+def test_the_parts_of_a_step_give_the_gradient_of_the_whole_step(fresh, config):
+    model, tokenizer = fresh
+    settings = config.nano.pretrain.model_copy(update={"groups": 6})
+    (whole,) = pretrain.parts_of(9000, settings, tokenizer, parts=1)
+    parts = pretrain.parts_of(9000, settings, tokenizer)
+    total = whole["weights"].sum()
+    assert len(parts) == 2 and sum(part["weights"].sum() for part in parts) == pytest.approx(float(total))
+    loss, expected = pretrain.part_gradient(model, whole, total)
+    losses, gradients = zip(*(pretrain.part_gradient(model, part, total) for part in parts), strict=True)
+    pretrain.add_gradients(model, gradients)
+    assert sum(losses) == pytest.approx(loss, rel=1e-5)
+    for parameter, grad in zip(model.parameters(), expected, strict=True):
+        assert (parameter.grad - grad).norm() <= 1e-4 * grad.norm()
+    assert parts[0]["input_ids"].numel() < 0.8 * whole["input_ids"].numel(), "the step was not divided"
+    model.zero_grad()
 
 
 def test_auc_counts_ties_half():

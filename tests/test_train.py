@@ -18,7 +18,7 @@ from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, 
 from unime import backbones
 from unime.data.items import Items
 from unime.job import Job
-from unime.train import checkpoint, embedder, reranker
+from unime.train import checkpoint, embedder, lanes, reranker
 from unime.train.data import batch_at
 from unime.train.loop import factor, fit
 
@@ -73,11 +73,11 @@ def test_a_run_stopped_between_checkpoints_ends_with_the_same_files(kind, traine
     target = {"in_batch": embedder.InBatch, "unime_v2": embedder.Mined, "reranker": reranker.Answers}[kind]
     real, steps = target.__call__, []
 
-    def interrupted(self, batch):
+    def interrupted(self, batch, lanes):
         steps.append(batch.step)
         if batch.step == 5 and steps.count(5) == 1:
             raise KeyboardInterrupt
-        return real(self, batch)
+        return real(self, batch, lanes)
 
     monkeypatch.setattr(target, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -111,6 +111,22 @@ def test_a_killed_process_resumes_to_the_same_bytes(folder, nano, tmp_path):
     subprocess.run(command, env=environment, check=True, timeout=240)
     train("unime_v2", folder, nano, tmp_path / "whole", tmp_path / "other", steps=10, batch=4)
     assert files(out) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_lanes_leave_the_same_files_as_one(kind, trained, folder, nano, tmp_path):
+    train(kind, folder, nano, tmp_path / "two", tmp_path / "scratch", threads=2)
+    assert files(tmp_path / "two") == files(trained[kind][0])
+
+
+def test_several_lanes_are_for_models_whose_dropout_can_be_seeded_by_the_pass():
+    plain, dropped = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
+    before = torch.get_num_threads()
+    try:
+        with lanes.lanes(plain, 2) as two, lanes.lanes(dropped, 2) as one:
+            assert two.pool is not None and one is lanes.ONE
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_micro_batches_and_checkpoints_do_not_change_which_rows_are_seen():
@@ -164,8 +180,8 @@ def test_a_gradient_that_is_not_finite_stops_the_run(folder, nano, tmp_path):
     view = view_of("unime_v2", folder, nano)
     job = Job(None, 1, tmp_path, logging.getLogger("test"))
 
-    def poisoned(batch):
-        loss, items = accumulate(batch)
+    def poisoned(batch, lanes):
+        loss, items = accumulate(batch, lanes)
         next(p for p in model.parameters() if p.grad is not None).grad.fill_(float("nan"))
         return loss, items
 

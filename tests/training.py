@@ -65,10 +65,10 @@ def view_of(kind: str, folder: Path, nano: Path, **changes) -> config_module.Vie
     return config_module.View(config_module.parse(raw), sections)
 
 
-def train(kind: str, folder: Path, nano: Path, out: Path, scratch: Path, **changes) -> str:
+def train(kind: str, folder: Path, nano: Path, out: Path, scratch: Path, threads: int = 1, **changes) -> str:
     view = view_of(kind, folder, nano, **changes)
     scratch.mkdir(parents=True, exist_ok=True)
-    job = Job(None, 1, scratch, logging.getLogger("test"))
+    job = Job(None, threads, scratch, logging.getLogger("test"))
     backbone = backbones.load(nano, models=view.models, train=True)
     items, table = Items.open(folder, 10**6), table_of(folder, kind)
     if kind == "reranker":

@@ -24,6 +24,9 @@ LISTWISE = (
     "that best meets the requirements of the query. "
 )
 
+LIST = " Candidates:"
+"""What stands between the query of a list and its first candidate."""
+
 _ANSWER = re.compile(r"\(\s*(\d+)\s*\)")
 
 
@@ -50,10 +53,15 @@ def judge_turn(query: Sequence[Any], candidate: Sequence[Any]) -> list[Any]:
 
 def list_turn(query: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> list[Any]:
     """The user's turn that shows all candidates, numbered from 1."""
-    turn: list[Any] = [LISTWISE + "Query:", *query, " Candidates:"]
+    turn: list[Any] = [LISTWISE + "Query:", *query, LIST]
     for number, candidate in enumerate(candidates, start=1):
-        turn += [f"({number}) ", *candidate]
+        turn += [mark(number), *candidate]
     return turn
+
+
+def mark(number: int) -> str:
+    """What stands before the candidate with this number (from 1) in a list."""
+    return f"({number}) "
 
 
 def list_answer(number: int) -> str:

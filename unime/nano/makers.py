@@ -46,7 +46,7 @@ def _things(rows: list[list[str]]) -> tuple[Thing, ...]:
     return tuple(Thing(*row) for row in rows)
 
 
-def _facts(things: tuple[Thing, ...]) -> list[list[str]]:
+def facts_of(things: tuple[Thing, ...]) -> list[list[str]]:
     return [list(thing) for thing in things]
 
 
@@ -179,8 +179,8 @@ def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
 def make_i2t(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
-    query = Side(_image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": _facts(scene)})
-    return Row(query, Side(f"{say(caption)}\n", None, {"caption": _facts(caption)}), scene)
+    query = Side(_image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": facts_of(scene)})
+    return Row(query, Side(f"{say(caption)}\n", None, {"caption": facts_of(caption)}), scene)
 
 
 def i2t_wrong(rng: Rng, row: Row) -> Side:
@@ -191,7 +191,7 @@ def i2t_wrong(rng: Rng, row: Row) -> Side:
         caption[i] = caption[i]._replace(**{name: _other(rng, scenes.ATTRIBUTES[name], getattr(caption[i], name))})
         if caption[i].held and not any(thing.held for thing in row.scene):
             continue
-        side = Side(f"{say(tuple(caption))}\n", None, {"caption": _facts(tuple(caption))})
+        side = Side(f"{say(tuple(caption))}\n", None, {"caption": facts_of(tuple(caption))})
         if not meets(row.query.facts, side.facts):
             return side
 
@@ -200,7 +200,7 @@ def make_t2i(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
     text = f"{one_of(rng, phrasings)} {say(caption)}\n"
-    return Row(Side(text, None, {"caption": _facts(caption)}), picture(rng, scene, {"scene": _facts(scene)}), scene)
+    return Row(Side(text, None, {"caption": facts_of(caption)}), picture(rng, scene, {"scene": facts_of(scene)}), scene)
 
 
 def t2i_wrong(rng: Rng, row: Row) -> Side:
@@ -208,8 +208,8 @@ def t2i_wrong(rng: Rng, row: Row) -> Side:
     scene, tries = row.scene, 0
     while True:
         scene, tries = scenes.change(rng, scene if tries >= 8 else row.scene, _any_attribute(rng)), tries + 1
-        if not meets(row.query.facts, {"scene": _facts(scene)}):
-            return picture(rng, scene, {"scene": _facts(scene)})
+        if not meets(row.query.facts, {"scene": facts_of(scene)}):
+            return picture(rng, scene, {"scene": facts_of(scene)})
 
 
 def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from unime import prompts
 from unime.nano import model as nano_model
 from unime.nano.lessons import Group
 
@@ -97,9 +98,9 @@ def last_characters(text: str, count: int) -> list[int]:
     if not count:
         return []
     end = text.rindex(nano_model.END)
-    at, found = text.rindex(" Candidates:") if count > 1 else 0, []
+    at, found = text.rindex(prompts.LIST) if count > 1 else 0, []
     for number in range(2, count + 1):
-        at = text.index(f"({number}) ", at)
+        at = text.index(prompts.mark(number), at)
         found.append(at - 1)
     return [*found, end - 1]
 

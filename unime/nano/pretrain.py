@@ -2,6 +2,10 @@
 
 Step i draws its groups from the random state (seed, i), so a step depends on no earlier one but through the weights, and a run that
 was killed goes on from its last checkpoint to the very same weights.
+
+A model this small keeps one core busy and hardly a second: its products are too short to be cut.  So a step's groups are dealt into
+PARTS, each part runs forward and backward on a thread of its own with one thread an operation, and gradients are added in the order of
+the parts.  Which thread ran what changes no byte, nor does their number.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +37,57 @@ def learning_rate(step: int, settings: Pretrain) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * late))
 
 
-def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Weighted mean cross entropy of the tokens that a lesson asks for; a float32 scalar."""
+Batch = dict[str, torch.Tensor]
+
+PARTS = 2
+"""Parts of a step; as many cores can work on it."""
+
+
+def loss_of(model: Any, batch: Batch, total: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy of the tokens that a lesson asks for, weighted, over `total` (the batch's own weights if None); a float32 scalar."""
     hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state
     asked = batch["weights"] > 0
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch["targets"][asked], reduction="none")
-    return (losses * batch["weights"][asked]).sum() / batch["weights"].sum()
+    return (losses * batch["weights"][asked]).sum() / (batch["weights"].sum() if total is None else total)
 
 
-def batch_of(step: int, settings: Pretrain, tokenizer: Any) -> dict[str, torch.Tensor]:
+def parts_of(step: int, settings: Pretrain, tokenizer: Any, parts: int = PARTS) -> list[Batch]:
+    """The groups of one step as up to `parts` packed batches of about as many tokens each."""
     rng = np.random.default_rng((settings.seed, step))
     groups = [lessons.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
+    dealt: list[list[packing.Encoded]] = [[] for _ in range(parts)]
+    for group in sorted(packing.encode(groups, tokenizer), key=lambda g: -len(g.tokens)):
+        min(dealt, key=lambda part: sum(len(g.tokens) for g in part)).append(group)
     pad, image = (tokenizer.convert_tokens_to_ids(token) for token in (nano_model.PAD, nano_model.IMAGE))
-    return packing.pack(packing.encode(groups, tokenizer), pad, image)
+    return [packing.pack(part, pad, image) for part in dealt if part]
+
+
+Gradient = tuple[torch.Tensor | None, ...]
+
+
+def part_gradient(model: Any, batch: Batch, total: torch.Tensor) -> tuple[float, Gradient]:
+    """Loss and gradient of one part; None for a parameter that it does not touch (the vision tower's, where it holds no picture)."""
+    loss = loss_of(model, batch, total)
+    return loss.item(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+
+def add_gradients(model: Any, parts: Sequence[Gradient]) -> None:
+    """Give every parameter the sum of its parts' gradients, in their order."""
+    for parameter, *found in zip(model.parameters(), *parts, strict=True):
+        given = [grad for grad in found if grad is not None]
+        parameter.grad = sum(given[1:], given[0]) if given else None
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch had threads, at most PARTS, and one thread an operation; afterwards as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, PARTS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run(out: Path, settings: Pretrain, job: Any) -> dict[str, Any]:
@@ -65,18 +109,22 @@ def train(settings: Pretrain, scratch: Path, track: Any = None, log: Any = None)
     start = _resume(scratch, names, model, optimizer)
     model.train()
     steps: Iterable[int] = range(start, settings.steps)
-    for step in track(steps, settings.steps - start, "nano MLLM") if track else steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        loss = loss_of(model, batch_of(step, settings, tokenizer))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if log and step % 50 == 0:
-            log.info("step %d of %d: loss %.4f", step, settings.steps, loss.item())
-        if (step + 1) % settings.checkpoint == 0 and step + 1 < settings.steps:
-            _save(scratch, step + 1, names, model, optimizer)
+    with _pool() as pool:
+        ready = parts_of(start, settings, tokenizer)
+        for step in track(steps, settings.steps - start, "nano MLLM") if track else steps:
+            total = sum(batch["weights"].sum() for batch in ready)
+            at_work = [pool.submit(part_gradient, model, batch, total) for batch in ready]
+            ready = parts_of(step + 1, settings, tokenizer) if step + 1 < settings.steps else []
+            losses, parts = zip(*(future.result() for future in at_work), strict=True)
+            add_gradients(model, parts)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            optimizer.step()
+            if log and step % 50 == 0:
+                log.info("step %d of %d: loss %.4f", step, settings.steps, sum(losses))
+            if (step + 1) % settings.checkpoint == 0 and step + 1 < settings.steps:
+                _save(scratch, step + 1, names, model, optimizer)
     return model.eval(), tokenizer
 
 

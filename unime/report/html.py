@@ -25,7 +25,7 @@ th { border-bottom: 2px solid #999; white-space: nowrap; } .right { text-align: 
 tbody tr:hover { background: #f5f7fa; }
 img { max-width: 100%; height: auto; } figure { margin: 1rem 0; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .88em; background: #f4f4f4; border-radius: 3px; }
-code { padding: .1em .3em; } pre { padding: .75rem 1rem; overflow-x: auto; } a { color: #0072b2; }
+code { padding: .1em .3em; white-space: pre; } pre { padding: .75rem 1rem; overflow-x: auto; } a { color: #0072b2; }
 """
 
 

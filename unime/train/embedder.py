@@ -22,7 +22,11 @@ from torch import Tensor
 from unime.backbones import Backbone, Encoded
 from unime.train import card, gradcache, losses
 from unime.train.data import OVERHEAD, Batch, Shown, groups
+from unime.train.lanes import ONE, Lanes
 from unime.train.loop import accelerator_for, fit, share
+
+PASSES = {"cpu": 4, "cuda": 1}
+"""Forward passes that items are cut into at least, so that lanes have something to share."""
 
 KINDS = ("in_batch", "hard_negatives", "unime_v2")
 
@@ -56,12 +60,13 @@ class Embedder:
 
     def __init__(self, shown: Shown) -> None:
         self.shown, self.backbone = shown, shown.backbone
+        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
 
     def passes(self, ids: list[str], most: int | None = None) -> tuple[list[list[Encoded]], dict[str, int]]:
         """Forward passes over the distinct items, at most `most` in each, and the row that each item will have."""
-        distinct = sorted(set(ids))
+        distinct, device = sorted(set(ids)), self.backbone.device.type
         encoded = [self.shown.item(id) for id in distinct]
-        split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type], most)
+        split = groups([len(e.ids) for e in encoded], OVERHEAD[device], min(most or len(distinct), -(-len(distinct) // PASSES[device])))
         order = [i for group in split for i in group]
         return [[encoded[i] for i in group] for group in split], {distinct[i]: row for row, i in enumerate(order)}
 
@@ -87,24 +92,27 @@ class Mined(Embedder):
         self.scores = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
         losses.check_teacher(pairs, self.scores)
 
-    def __call__(self, batch: Batch) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
             rows = mine[at : at + self.settings.micro]
             passes, row_of = self.passes([id for row in rows for id in self.items[row]])
-            embeddings = torch.cat([self.embed(encoded) for encoded in passes])
-            index = torch.tensor([[row_of[id] for id in self.items[row]] for row in rows], device=embeddings.device)
-            chosen = embeddings[index]  # (B, 2 + k, D)
-            cosines = torch.einsum("bd,bkd->bk", chosen[:, 0], chosen[:, 1:])
-            loss = self._loss(cosines, rows).sum() / len(batch.rows)
-            loss.backward()
-            total += loss.item()
+            index = torch.tensor([[row_of[id] for id in self.items[row]] for row in rows])
+            total += lanes.backward(self.embed, passes, self._loss(index, rows, len(batch.rows)), self.parameters).item()
         return total, len(batch.rows) * (2 + self.settings.negatives)
 
-    def _loss(self, cosines: Tensor, rows: list[int]) -> Tensor:
-        if not self.soft:
-            return losses.one_hot_loss(cosines, self.settings.tau)
-        return losses.soft_label_loss(cosines, torch.from_numpy(self.scores[rows]).to(cosines.device), self.settings.tau)
+    def _loss(self, index: Tensor, rows: list[int], count: int) -> Callable[[Tensor], Tensor]:
+        """The micro-batch's share of the mean over `count` queries, as a function of its distinct items' embeddings."""
+
+        def loss(embeddings: Tensor) -> Tensor:
+            chosen = embeddings[index.to(embeddings.device)]  # (B, 2 + k, D)
+            cosines = torch.einsum("bd,bkd->bk", chosen[:, 0], chosen[:, 1:])
+            if self.soft:
+                scores = torch.from_numpy(self.scores[rows]).to(cosines.device)
+                return losses.soft_label_loss(cosines, scores, self.settings.tau).sum() / count
+            return losses.one_hot_loss(cosines, self.settings.tau).sum() / count
+
+        return loss
 
 
 class InBatch(Embedder):
@@ -115,7 +123,7 @@ class InBatch(Embedder):
         self.settings, self.accelerator = settings, accelerator
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
 
-    def __call__(self, batch: Batch) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
         pairs = [self.pairs[row] for row in share(batch, self.accelerator)]
         ids = [id for pair in pairs for id in pair]
         distinct = len(set(ids))
@@ -125,8 +133,7 @@ class InBatch(Embedder):
         if distinct > self.settings.micro:
             value = gradcache.backward(self.embed, passes, loss)
         else:  # one micro-batch holds all: no second forward pass
-            value = loss(torch.cat([self.embed(encoded) for encoded in passes]))
-            value.backward()
+            value = lanes.backward(self.embed, passes, loss, self.parameters)
         return value.item() / self.accelerator.num_processes, 2 * len(batch.rows)
 
     def _loss(self, index: Tensor, rows: int) -> Callable[[Tensor], Tensor]:

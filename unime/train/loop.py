@@ -22,11 +22,12 @@ from accelerate import Accelerator
 from unime.backbones import Backbone
 from unime.train import checkpoint, dense
 from unime.train.data import Batch, batch_at
+from unime.train.lanes import Lanes, lanes
 
 CLIP = 1.0
 """Largest norm of the gradient."""
 
-Accumulate = Callable[[Batch], tuple[float, int]]
+Accumulate = Callable[[Batch, Lanes], tuple[float, int]]
 """Adds its share of the batch's gradient; returns its share of the batch's loss, and how many items the whole batch holds."""
 
 
@@ -67,10 +68,10 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])
     if done:
         job.log.info("resumed after step %d of %d", done, settings.steps)
-    with _reproducible(job.threads, backbone):
+    with _reproducible(backbone), lanes(backbone.model, job.threads) as open_lanes:
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
             torch.manual_seed(_stream(seed, step, accelerator.process_index))
-            loss, items = accumulate(batch_at(step, rows, settings.batch, seed))
+            loss, items = accumulate(batch_at(step, rows, settings.batch, seed), open_lanes)
             norm, loss = _reduce(parameters, loss, accelerator)
             if not math.isfinite(norm) or not math.isfinite(loss):
                 raise ValueError(f"step {step}: loss {loss}, gradient norm {norm}; lower lr ({settings.lr}) or use a wider models.dtype")
@@ -103,11 +104,10 @@ def _stream(seed: int, step: int, process: int) -> int:
 
 
 @contextmanager
-def _reproducible(threads: int, backbone: Backbone) -> Iterator[None]:
-    """Training mode, a fixed number of threads, deterministic kernels where there are any; all as before afterwards."""
+def _reproducible(backbone: Backbone) -> Iterator[None]:
+    """Training mode, deterministic kernels where there are any; these, and torch's threads, as before afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     count, fill = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading it; costs time
     backbone.model.train()

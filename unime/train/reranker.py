@@ -20,6 +20,7 @@ from unime import prompts
 from unime.backbones import Backbone, Encoded, Prompt
 from unime.train import card
 from unime.train.data import OVERHEAD, Batch, Shown, groups
+from unime.train.lanes import ONE, Lanes
 from unime.train.loop import accelerator_for, fit, share
 
 
@@ -76,6 +77,7 @@ class Answers:
 
     def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, seed: int, accelerator: Accelerator) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
+        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows = []
         for pair, query, positive, negatives, scores, reasons in zip(*(table[c].to_list() for c in columns), strict=True):
@@ -83,17 +85,19 @@ class Answers:
                 raise ValueError(f"pair {pair}: no mined negative; run the mine stage again")
             self.rows.append((pair, query, positive, hardest(negatives, scores, reasons)))
 
-    def __call__(self, batch: Batch) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
             found = [turn for row in mine[at : at + self.settings.micro] for turn in self.turns(row, batch.epoch)]
             encoded = [self.encode(turn) for turn in found]
-            for group in groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type]):
+            split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type])
+
+            def loss(group: list[int], found: list[Turn] = found, encoded: list[Encoded] = encoded) -> torch.Tensor:
                 inputs = self.backbone.collate([encoded[i] for i in group], [found[i].answer for i in group])
                 weights = torch.tensor([found[i].weight for i in group], device=self.backbone.device)
-                loss = (self.backbone.sequence_loss(inputs) * weights).sum() / len(batch.rows)
-                loss.backward()
-                total += loss.item()
+                return (self.backbone.sequence_loss(inputs) * weights).sum() / len(batch.rows)
+
+            total += lanes.accumulate(loss, split, self.parameters)
         return total, 3 * len(batch.rows)
 
     def turns(self, row: int, epoch: int) -> list[Turn]:
