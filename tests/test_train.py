@@ -15,10 +15,10 @@ import pytest
 import torch
 from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, write_data
 
-from unime import backbones
+from unime import backbones, lanes
 from unime.data.items import Items
 from unime.job import Job
-from unime.train import checkpoint, embedder, lanes, reranker
+from unime.train import checkpoint, embedder, reranker
 from unime.train.data import batch_at
 from unime.train.loop import factor, fit
 
@@ -122,11 +122,9 @@ def test_two_lanes_leave_the_same_files_as_one(kind, trained, folder, nano, tmp_
 def test_several_lanes_are_for_models_whose_dropout_can_be_seeded_by_the_pass():
     plain, dropped = torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
     before = torch.get_num_threads()
-    try:
-        with lanes.lanes(plain, 2) as two, lanes.lanes(dropped, 2) as one:
-            assert two.pool is not None and one is lanes.ONE
-    finally:
-        torch.set_num_threads(before)
+    with lanes.open_lanes(plain, 2) as two, lanes.open_lanes(dropped, 2) as one:
+        assert two.pool is not None and one is lanes.ONE
+    assert torch.get_num_threads() == before
 
 
 def test_micro_batches_and_checkpoints_do_not_change_which_rows_are_seen():

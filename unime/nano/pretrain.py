@@ -3,19 +3,17 @@
 Step i draws its groups from the random state (seed, i), so a step depends on no earlier one but through the weights, and a run that
 was killed goes on from its last checkpoint to the very same weights.
 
-A model this small keeps one core busy and hardly a second: its products are too short to be cut.  So a step's groups are dealt into
-PARTS, each part runs forward and backward on a thread of its own with one thread an operation, and gradients are added in the order of
-the parts.  Which thread ran what changes no byte, nor does their number.
+A step's groups are dealt into PARTS, which `lanes` runs side by side while the next step's groups are drawn.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from unime.artifacts import whole
 from unime.config import Pretrain
+from unime.lanes import open_lanes
 from unime.nano import card, lessons, packing, probe
 from unime.nano import model as nano_model
 
@@ -43,12 +42,12 @@ PARTS = 2
 """Parts of a step; as many cores can work on it."""
 
 
-def loss_of(model: Any, batch: Batch, total: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross entropy of the tokens that a lesson asks for, weighted, over `total` (the batch's own weights if None); a float32 scalar."""
+def loss_of(model: Any, batch: Batch, total: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the tokens that a lesson asks for, times their weights, over the step's `total` weight; a float32 scalar."""
     hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state
     asked = batch["weights"] > 0
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch["targets"][asked], reduction="none")
-    return (losses * batch["weights"][asked]).sum() / (batch["weights"].sum() if total is None else total)
+    return (losses * batch["weights"][asked]).sum() / total
 
 
 def parts_of(step: int, settings: Pretrain, tokenizer: Any, parts: int = PARTS) -> list[Batch]:
@@ -60,34 +59,6 @@ def parts_of(step: int, settings: Pretrain, tokenizer: Any, parts: int = PARTS) 
         min(dealt, key=lambda part: sum(len(g.tokens) for g in part)).append(group)
     pad, image = (tokenizer.convert_tokens_to_ids(token) for token in (nano_model.PAD, nano_model.IMAGE))
     return [packing.pack(part, pad, image) for part in dealt if part]
-
-
-Gradient = tuple[torch.Tensor | None, ...]
-
-
-def part_gradient(model: Any, batch: Batch, total: torch.Tensor) -> tuple[float, Gradient]:
-    """Loss and gradient of one part; None for a parameter that it does not touch (the vision tower's, where it holds no picture)."""
-    loss = loss_of(model, batch, total)
-    return loss.item(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-
-
-def add_gradients(model: Any, parts: Sequence[Gradient]) -> None:
-    """Give every parameter the sum of its parts' gradients, in their order."""
-    for parameter, *found in zip(model.parameters(), *parts, strict=True):
-        given = [grad for grad in found if grad is not None]
-        parameter.grad = sum(given[1:], given[0]) if given else None
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch had threads, at most PARTS, and one thread an operation; afterwards as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(min(threads, PARTS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def run(out: Path, settings: Pretrain, job: Any) -> dict[str, Any]:
@@ -109,20 +80,21 @@ def train(settings: Pretrain, scratch: Path, track: Any = None, log: Any = None)
     start = _resume(scratch, names, model, optimizer)
     model.train()
     steps: Iterable[int] = range(start, settings.steps)
-    with _pool() as pool:
-        ready = parts_of(start, settings, tokenizer)
+    parameters = list(model.parameters())
+    with open_lanes(model, min(torch.get_num_threads(), PARTS)) as lanes, ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(parts_of, start, settings, tokenizer)
         for step in track(steps, settings.steps - start, "nano MLLM") if track else steps:
-            total = sum(batch["weights"].sum() for batch in ready)
-            at_work = [pool.submit(part_gradient, model, batch, total) for batch in ready]
-            ready = parts_of(step + 1, settings, tokenizer) if step + 1 < settings.steps else []
-            losses, parts = zip(*(future.result() for future in at_work), strict=True)
-            add_gradients(model, parts)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            parts = coming.result()
+            coming = ahead.submit(parts_of, step + 1, settings, tokenizer)
+            total = sum(part["weights"].sum() for part in parts)
+            loss = lanes.accumulate(functools.partial(loss_of, model, total=total), parts, parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
             optimizer.step()
+            optimizer.zero_grad()
             if log and step % 50 == 0:
-                log.info("step %d of %d: loss %.4f", step, settings.steps, sum(losses))
+                log.info("step %d of %d: loss %.4f", step, settings.steps, loss)
             if (step + 1) % settings.checkpoint == 0 and step + 1 < settings.steps:
                 _save(scratch, step + 1, names, model, optimizer)
     return model.eval(), tokenizer

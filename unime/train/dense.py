@@ -13,26 +13,14 @@ torch draws a dropout mask on the CPU one number at a time, which costs more tha
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-_own = threading.local()
-
-
-@contextmanager
-def drawing_from(generator: torch.Generator, seed: int) -> Iterator[None]:
-    """In this thread `Dropout` draws from the generator, a CPU one, seeded here, instead of torch's global one."""
-    _own.generator = generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        del _own.generator
+from unime import lanes
 
 
 class Dropout(nn.Module):
@@ -46,7 +34,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        words.random_(-(2**63), None, generator=getattr(_own, "generator", None))
+        words.random_(-(2**63), None, generator=lanes.generator())
         keep = words.view(torch.int16)[: x.numel()] >= round(self.p * 2**16) - 2**15
         return x * keep.view_as(x).to(x.dtype).div_(1 - self.p)
 

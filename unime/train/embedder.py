@@ -20,9 +20,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unime.backbones import Backbone, Encoded
+from unime.lanes import ONE, Lanes
 from unime.train import card, gradcache, losses
 from unime.train.data import OVERHEAD, Batch, Shown, groups
-from unime.train.lanes import ONE, Lanes
 from unime.train.loop import accelerator_for, fit, share
 
 PASSES = {"cpu": 4, "cuda": 1}

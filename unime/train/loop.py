@@ -20,9 +20,9 @@ import torch
 from accelerate import Accelerator
 
 from unime.backbones import Backbone
+from unime.lanes import Lanes, open_lanes
 from unime.train import checkpoint, dense
 from unime.train.data import Batch, batch_at
-from unime.train.lanes import Lanes, lanes
 
 CLIP = 1.0
 """Largest norm of the gradient."""
@@ -68,10 +68,10 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])
     if done:
         job.log.info("resumed after step %d of %d", done, settings.steps)
-    with _reproducible(backbone), lanes(backbone.model, job.threads) as open_lanes:
+    with _reproducible(backbone), open_lanes(backbone.model, job.threads) as lanes:
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
             torch.manual_seed(_stream(seed, step, accelerator.process_index))
-            loss, items = accumulate(batch_at(step, rows, settings.batch, seed), open_lanes)
+            loss, items = accumulate(batch_at(step, rows, settings.batch, seed), lanes)
             norm, loss = _reduce(parameters, loss, accelerator)
             if not math.isfinite(norm) or not math.isfinite(loss):
                 raise ValueError(f"step {step}: loss {loss}, gradient norm {norm}; lower lr ({settings.lr}) or use a wider models.dtype")
@@ -105,9 +105,9 @@ def _stream(seed: int, step: int, process: int) -> int:
 
 @contextmanager
 def _reproducible(backbone: Backbone) -> Iterator[None]:
-    """Training mode, deterministic kernels where there are any; these, and torch's threads, as before afterwards."""
+    """Training mode, deterministic kernels where there are any; all as before afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    count, fill = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against reading it; costs time
     backbone.model.train()
@@ -116,6 +116,5 @@ def _reproducible(backbone: Backbone) -> Iterator[None]:
             yield
     finally:
         backbone.model.eval()
-        torch.set_num_threads(count)
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = fill

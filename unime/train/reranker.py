@@ -18,9 +18,9 @@ from accelerate import Accelerator
 
 from unime import prompts
 from unime.backbones import Backbone, Encoded, Prompt
+from unime.lanes import ONE, Lanes
 from unime.train import card
 from unime.train.data import OVERHEAD, Batch, Shown, groups
-from unime.train.lanes import ONE, Lanes
 from unime.train.loop import accelerator_for, fit, share
 
 

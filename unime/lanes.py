@@ -7,12 +7,13 @@ A small model's products are too short to be cut over cores: two threads an oper
 2. A loss that couples passes takes the embeddings of all, cut off from their graphs, and says the gradient of each.
 3. Each pass is sent backward on its own, and the parameters' gradients are added in the order of the passes.
 
-So one lane and several leave the same bytes, provided that dropout is `dense.Dropout`: torch's own draws from the global generator,
-which threads would reach in any order, and a model that has it gets one lane.
+So one lane and several leave the same bytes, provided that dropout draws from `generator()`, as `train.dense.Dropout` does: torch's
+own draws from the global generator, which threads would reach in any order, and a model that has it gets one lane.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,12 +22,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unime.train import dense
-
 Result = TypeVar("Result")
 Pass = TypeVar("Pass")
 Gradient = tuple[Tensor | None, ...]
 """One tensor a parameter; None for one that the pass did not use."""
+
+
+_own = threading.local()
+
+
+def generator() -> torch.Generator | None:
+    """What the pass that runs in this thread draws from, a generator on the CPU; None, torch's global one, outside a pass."""
+    return getattr(_own, "generator", None)
 
 
 class Lanes:
@@ -80,8 +87,11 @@ def _seeds(passes: Sequence[Any]) -> list[int]:
 
 
 def _seeded(work: Callable[[Pass], Tensor], seed: int, one: Pass) -> Tensor:
-    with dense.drawing_from(torch.Generator(), seed):
+    _own.generator = torch.Generator().manual_seed(seed)
+    try:
         return work(one)
+    finally:
+        del _own.generator
 
 
 def _add(gradient: Gradient, parameters: Sequence[Tensor]) -> None:
@@ -95,14 +105,21 @@ ONE = Lanes()
 
 
 @contextmanager
-def lanes(model: nn.Module, threads: int) -> Iterator[Lanes]:
-    """Up to `threads` lanes for a model on the CPU, of one thread an operation; ONE, with `threads` an operation, for any other."""
+def open_lanes(model: nn.Module, threads: int) -> Iterator[Lanes]:
+    """`threads` lanes for a model on the CPU, of one thread an operation; ONE, with `threads` an operation, for any other.
+
+    Afterwards torch has as many threads as before.
+    """
+    before = torch.get_num_threads()
     drawn = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     devices = {parameter.device.type for parameter in model.parameters()}
-    if threads == 1 or drawn or devices != {"cpu"}:
-        torch.set_num_threads(threads)
-        yield ONE
-        return
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield Lanes(pool)
+    try:
+        if threads == 1 or drawn or devices != {"cpu"}:
+            torch.set_num_threads(threads)
+            yield ONE
+        else:
+            torch.set_num_threads(1)
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield Lanes(pool)
+    finally:
+        torch.set_num_threads(before)
