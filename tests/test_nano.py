@@ -281,6 +281,31 @@ def test_the_parts_of_a_step_give_the_gradient_of_the_whole_step(fresh, config):
     model.zero_grad()
 
 
+def test_a_list_counts_as_read_where_greedy_generation_says_its_number(nano):
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+    model = Qwen2VLForConditionalGeneration.from_pretrained(nano, dtype=torch.float32).eval()
+    tokenizer, rng, seen = AutoTokenizer.from_pretrained(nano), np.random.default_rng(4), set()
+    kind = kinds.KINDS["Object"]
+    for _ in range(12):
+        row = kind.make(rng, "test", kind.phrasings)
+        branch = lessons.listed(rng, row, lessons.misses(rng, "Object", row, 4))
+        text, pictures = packing.render(branch.turn)
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+        shown = {"pixel_values": torch.from_numpy(nano_model.patches(pictures[0]))}
+        shown["image_grid_thw"] = torch.tensor([[1, *(length // nano_model.PATCH for length in pictures[0].shape[:2])]])
+        kinds_of_token = (ids == tokenizer.convert_tokens_to_ids(nano_model.IMAGE)).long()
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds_of_token, **shown, max_new_tokens=8, do_sample=False
+        )
+        said = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        right = branch._replace(answer=said)
+        assert probe._reads(model, tokenizer, right)
+        assert probe._reads(model, tokenizer, branch) == (said == branch.answer)
+        seen.add(said)
+    assert all(prompts.read_list_answer(said, 5) for said in seen), seen
+
+
 def test_auc_counts_ties_half():
     assert probe.auc(np.array([1.0, 2.0]), np.array([0.0, 0.5])) == 1.0
     assert probe.auc(np.array([1.0]), np.array([1.0])) == 0.5

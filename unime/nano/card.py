@@ -41,6 +41,13 @@ def text(model: Any, settings: Pretrain, figures: dict[str, Any]) -> str:
     ]
     vqa = [f"| {name} | {share:.3f} |" for name, share in figures["vqa"].items()]
     mean = f"| mean | {figures['vqa_mean']:.3f} |"
-    return head + "\n".join(
-        [*rows, "", "Questions answered by exactly the right words, greedily:", "", "| question | share |", "|---|---|", *vqa, mean, ""]
-    )
+    lengths = [key for key in next(iter(figures["kinds"].values())) if key != "auc"]
+    kinds = [
+        f"| Nano{name} | {one['auc']:.3f} | " + " | ".join(f"{one[key]:.2f}" for key in lengths) + " |"
+        for name, one in figures["kinds"].items()
+    ]
+    lines = [*rows, "", "Questions answered by exactly the right words, greedily:", "", "| question | share |", "|---|---|", *vqa, mean, ""]
+    about = "By kind of the suite: AUC of the positive against a near miss, and the share of lists of so many candidates read rightly:"
+    lines += [about, ""]
+    lines += [f"| kind | AUC | {' | '.join(lengths)} |", "|---|---|" + "---|" * len(lengths), *kinds, ""]
+    return head + "\n".join(lines)

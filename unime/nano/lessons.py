@@ -166,12 +166,16 @@ def pick(rng: Rng, name: str, longest: int = 10) -> Group:
     """A list of two to `longest` candidates, one right, and its number."""
     kind = KINDS[name]
     row = kind.make(rng, "train", kind.phrasings)
-    sides = misses(rng, name, row, int(rng.integers(1, longest)))
-    place = int(rng.integers(len(sides) + 1))
-    sides.insert(place, row.positive)
+    return [listed(rng, row, misses(rng, name, row, int(rng.integers(1, longest))))]
+
+
+def listed(rng: Rng, row: Row, wrong: Sequence[Side]) -> Branch:
+    """A row's positive at a place drawn among wrong candidates, and its number."""
+    place = int(rng.integers(len(wrong) + 1))
+    sides = [*wrong[:place], row.positive, *wrong[place:]]
     turn = prompts.list_turn(side_parts(row.query), [side_parts(side) for side in sides])
     verdicts = tuple(prompts.YES if i == place else prompts.NO for i in range(len(sides)))
-    return [Branch(turn, prompts.list_answer(place + 1), 2.0, 0.0, verdicts)]
+    return Branch(turn, prompts.list_answer(place + 1), 2.0, 0.0, verdicts)
 
 
 def lesson(rng: Rng, progress: float) -> Group:

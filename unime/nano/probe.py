@@ -1,6 +1,7 @@
-"""What the nano MLLM can do on scenes that it never saw: the judge's AUC attribute by attribute, and questions answered.
+"""What the nano MLLM can do on scenes that it never saw: the judge's AUC attribute by attribute, questions answered, lists read.
 
-The mean over attributes would hide one that was not learned at all, so every (attribute, number of things) has its own figure.
+The mean over attributes would hide one that was not learned at all, so every (attribute, number of things) has its own figure, and so
+has every kind of the suite.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from unime import prompts
 from unime.nano import lessons, packing, scenes
 from unime.nano import model as nano_model
 
+LISTS = (2, 5, 10)
+"""Lengths of the lists that are asked."""
+
 
 def auc(right: np.ndarray, wrong: np.ndarray) -> float:
     """Chance that a right pair scores above a wrong one, ties counting half (Mann-Whitney)."""
@@ -26,7 +30,8 @@ def auc(right: np.ndarray, wrong: np.ndarray) -> float:
 def probe(model: Any, tokenizer: Any, scenes_each: int = 200, seed: int = 99, split: str = "test") -> dict[str, Any]:
     """Figures on scenes of `split` that training never shows.
 
-    Returns {"auc": {attribute: {"1": .., "2": .., "3": ..}}, "vqa": {question: share of exact answers}, "vqa_mean": share}.
+    Returns {"auc": {attribute: {"1": .., "2": .., "3": ..}}, "vqa": {question: share of exact answers}, "vqa_mean": share,
+    "kinds": as `by_kind` does}.
     """
     rng = np.random.default_rng(seed)
     figures: dict[str, dict[str, float]] = {name: {} for name in scenes.ATTRIBUTES}
@@ -43,7 +48,35 @@ def probe(model: Any, tokenizer: Any, scenes_each: int = 200, seed: int = 99, sp
         for i, name in enumerate(scenes.ATTRIBUTES, start=1):
             figures[name][str(count)] = round(auc(scores[:, 0], scores[:, i]), 4)
     vqa = _vqa(model, tokenizer, rng, scenes_each, split)
-    return {"auc": figures, "vqa": vqa, "vqa_mean": round(float(np.mean(list(vqa.values()))), 4)}
+    mean = round(float(np.mean(list(vqa.values()))), 4)
+    return {"auc": figures, "vqa": vqa, "vqa_mean": mean, "kinds": by_kind(model, tokenizer, rng, scenes_each // 2, split)}
+
+
+def by_kind(model: Any, tokenizer: Any, rng: np.random.Generator, rows: int, split: str) -> dict[str, dict[str, float]]:
+    """{kind: {"auc": positive against a near miss, and for each of LISTS: share of lists of that length whose right number is found}}."""
+    found: dict[str, dict[str, float]] = {}
+    for name, kind in lessons.KINDS.items():
+        judged, right = [], {count: 0 for count in LISTS}
+        for _ in range(rows):
+            row = kind.make(rng, split, kind.phrasings)
+            pair = (row.positive, kind.wrong(rng, row))
+            turns = [prompts.judge_turn(lessons.side_parts(row.query), lessons.side_parts(side)) for side in pair]
+            judged.append([lessons.Branch(turn, prompts.YES, 1.0, 0.0, (prompts.YES,)) for turn in turns])
+            for count in LISTS:
+                right[count] += _reads(model, tokenizer, lessons.listed(rng, row, lessons.misses(rng, name, row, count - 1)))
+        scores = _scores(model, tokenizer, judged)
+        found[name] = {"auc": round(auc(scores[:, 0], scores[:, 1]), 4)} | {str(k): round(n / rows, 4) for k, n in right.items()}
+    return found
+
+
+@torch.inference_mode()
+def _reads(model: Any, tokenizer: Any, branch: lessons.Branch) -> bool:
+    """Whether each token of the branch's answer is the likeliest one, given those before it."""
+    pad, image = (tokenizer.convert_tokens_to_ids(token) for token in (nano_model.PAD, nano_model.IMAGE))
+    batch = packing.pack(packing.encode([[branch]], tokenizer), pad, image)
+    hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state[0]
+    at = batch["weights"][0] == branch.weight
+    return bool(((hidden[at] @ model.lm_head.weight.T).argmax(-1) == batch["targets"][0, at]).all())
 
 
 @torch.inference_mode()
