@@ -8,7 +8,8 @@ A small model's products are too short to be cut over cores: two threads an oper
 3. Each pass is sent backward on its own, and the parameters' gradients are added in the order of the passes.
 
 So one lane and several leave the same bytes, provided that dropout draws from `generator()`, as `train.dense.Dropout` does: torch's
-own draws from the global generator, which threads would reach in any order, and a model that has it gets one lane.
+own draws from the global generator, which threads would reach in any order, and a model that has it gets one lane.  Passes without
+gradients draw nothing and add nothing up: `embed.Lanes` serves them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def generator() -> torch.Generator | None:
     return getattr(_own, "generator", None)
 
 
-class Lanes:
+class GradientLanes:
     """Runs passes, side by side where it has a pool."""
 
     def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
@@ -100,12 +101,12 @@ def _add(gradient: Gradient, parameters: Sequence[Tensor]) -> None:
             parameter.grad = one if parameter.grad is None else parameter.grad + one
 
 
-ONE = Lanes()
+ONE = GradientLanes()
 """One pass after the other, here."""
 
 
 @contextmanager
-def open_lanes(model: nn.Module, threads: int) -> Iterator[Lanes]:
+def open_lanes(model: nn.Module, threads: int) -> Iterator[GradientLanes]:
     """`threads` lanes for a model on the CPU, of one thread an operation; ONE, with `threads` an operation, for any other.
 
     Afterwards torch has as many threads as before.
@@ -120,6 +121,6 @@ def open_lanes(model: nn.Module, threads: int) -> Iterator[Lanes]:
         else:
             torch.set_num_threads(1)
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield Lanes(pool)
+                yield GradientLanes(pool)
     finally:
         torch.set_num_threads(before)

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unime.backbones import Backbone, Encoded
-from unime.lanes import ONE, Lanes
+from unime.lanes import ONE, GradientLanes
 from unime.train import card, gradcache, losses
 from unime.train.data import OVERHEAD, Batch, Shown, groups
 from unime.train.loop import accelerator_for, fit, share
@@ -92,7 +92,7 @@ class Mined(Embedder):
         self.scores = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
         losses.check_teacher(pairs, self.scores)
 
-    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
             rows = mine[at : at + self.settings.micro]
@@ -123,7 +123,7 @@ class InBatch(Embedder):
         self.settings, self.accelerator = settings, accelerator
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
 
-    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         pairs = [self.pairs[row] for row in share(batch, self.accelerator)]
         ids = [id for pair in pairs for id in pair]
         distinct = len(set(ids))

@@ -20,14 +20,14 @@ import torch
 from accelerate import Accelerator
 
 from unime.backbones import Backbone
-from unime.lanes import Lanes, open_lanes
+from unime.lanes import GradientLanes, open_lanes
 from unime.train import checkpoint, dense
 from unime.train.data import Batch, batch_at
 
 CLIP = 1.0
 """Largest norm of the gradient."""
 
-Accumulate = Callable[[Batch, Lanes], tuple[float, int]]
+Accumulate = Callable[[Batch, GradientLanes], tuple[float, int]]
 """Adds its share of the batch's gradient; returns its share of the batch's loss, and how many items the whole batch holds."""
 
 

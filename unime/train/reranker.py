@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from unime import prompts
 from unime.backbones import Backbone, Encoded, Prompt
-from unime.lanes import ONE, Lanes
+from unime.lanes import ONE, GradientLanes
 from unime.train import card
 from unime.train.data import OVERHEAD, Batch, Shown, groups
 from unime.train.loop import accelerator_for, fit, share
@@ -85,7 +85,7 @@ class Answers:
                 raise ValueError(f"pair {pair}: no mined negative; run the mine stage again")
             self.rows.append((pair, query, positive, hardest(negatives, scores, reasons)))
 
-    def __call__(self, batch: Batch, lanes: Lanes = ONE) -> tuple[float, int]:
+    def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
             found = [turn for row in mine[at : at + self.settings.micro] for turn in self.turns(row, batch.epoch)]
