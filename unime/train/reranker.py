@@ -77,13 +77,13 @@ class Answers:
 
     def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, seed: int, accelerator: Accelerator) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
-        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows = []
         for pair, query, positive, negatives, scores, reasons in zip(*(table[c].to_list() for c in columns), strict=True):
             if not negatives:
                 raise ValueError(f"pair {pair}: no mined negative; run the mine stage again")
             self.rows.append((pair, query, positive, hardest(negatives, scores, reasons)))
+        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
