@@ -1,7 +1,7 @@
 """Several forward and backward passes at once, each on a thread of its own with one thread an operation.
 
-A small model's products are too short to be cut over cores: two threads an operation made a step 1.2 times as fast, two passes at once
-1.7 times.  What a pass computes may not depend on where it ran:
+A small model's products are too short to be cut over cores: a second thread an operation hardly helps, a second pass beside the first
+does (`benchmarks/lanes.py`).  What a pass computes may not depend on where it ran:
 
 1. Each pass draws its dropout from a generator of its own; their seeds come from torch's global one, in the order of the passes.
 2. A loss that couples passes takes the embeddings of all, cut off from their graphs, and says the gradient of each.
