@@ -17,29 +17,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout witho
 import torch  # noqa: E402
 
 from unime import config  # noqa: E402
-from unime.lanes import ONE, open_lanes  # noqa: E402
+from unime.lanes import GradientLanes  # noqa: E402
 from unime.nano import model as nano_model  # noqa: E402
 from unime.nano import pretrain  # noqa: E402
+
+WAYS = {"one thread": (1, 1), "two threads an operation": (1, 2), "two lanes": (2, 1)}
+"""Lanes, and threads of each."""
 
 
 def main(rounds: int) -> None:
     settings = config.load(Path(__file__).resolve().parents[1] / "config.yaml").nano.pretrain
     model, tokenizer = nano_model.create(settings.seed)
     parameters = list(model.parameters())
-    times: dict[str, list[float]] = {"one thread": [], "two threads an operation": [], "two lanes": []}
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
     gradients: dict[str, torch.Tensor] = {}
     for step in range(rounds + 1):
         parts = pretrain.parts_of(settings.steps // 2 + step, settings, tokenizer)
         loss = functools.partial(pretrain.loss_of, model, total=sum(part["weights"].sum() for part in parts))
-        for name in times:
-            torch.set_num_threads(1 if name == "one thread" else 2)
+        for name, (lanes, threads) in WAYS.items():
+            torch.set_num_threads(threads)
             model.zero_grad()
-            with open_lanes(model, 2 if name == "two lanes" else 1) as lanes:
-                if name == "two threads an operation":
-                    torch.set_num_threads(2)
-                start = time.perf_counter()
-                (lanes if name == "two lanes" else ONE).accumulate(loss, parts, parameters)
-                times[name].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            GradientLanes(lanes).accumulate(loss, parts, parameters)
+            times[name].append(time.perf_counter() - start)
             if not step:
                 gradients[name] = torch.cat([parameter.grad.flatten() for parameter in parameters])
         if not step:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from unime import shards
 
 Result = TypeVar("Result")
 Pass = TypeVar("Pass")
@@ -38,18 +39,17 @@ def generator() -> torch.Generator | None:
 
 
 class GradientLanes:
-    """Runs passes, side by side where it has a pool."""
+    """Runs passes, `count` of them side by side."""
 
-    def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
-        self.pool = pool
+    def __init__(self, count: int) -> None:
+        self.count = count
 
     def map(self, work: Callable[..., Result], *arguments: Sequence[Any]) -> list[Result]:
         """As the built-in `map`, in order; the last, which are the longest passes, are begun first."""
         calls = list(zip(*arguments, strict=True))
-        if self.pool is None:
+        if self.count == 1:
             return [work(*call) for call in calls]
-        begun = [self.pool.submit(work, *call) for call in reversed(calls)]
-        return [future.result() for future in reversed(begun)]
+        return list(shards.spread(calls[::-1], lambda call: work(*call), self.count))[::-1]
 
     def accumulate(self, loss: Callable[[Pass], Tensor], passes: Sequence[Pass], parameters: Sequence[Tensor]) -> float:
         """Add the gradient of the sum of `loss(pass)`, a scalar each, to `parameters`; returns the sum.  No graph outlives its pass."""
@@ -101,7 +101,7 @@ def _add(gradient: Gradient, parameters: Sequence[Tensor]) -> None:
             parameter.grad = one if parameter.grad is None else parameter.grad + one
 
 
-ONE = GradientLanes()
+ONE = GradientLanes(1)
 """One pass after the other, here."""
 
 
@@ -120,7 +120,6 @@ def open_lanes(model: nn.Module, threads: int) -> Iterator[GradientLanes]:
             yield ONE
         else:
             torch.set_num_threads(1)
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield GradientLanes(pool)
+            yield GradientLanes(threads)
     finally:
         torch.set_num_threads(before)

@@ -10,7 +10,7 @@ Packed and unpacked forward passes agree to rounding (a test).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -214,6 +214,11 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
         packed["pixel_values"] = torch.from_numpy(np.concatenate([nano_model.patches(p) for p in pictures]))
         packed["image_grid_thw"] = torch.tensor([[1, p.shape[0] // nano_model.PATCH, p.shape[1] // nano_model.PATCH] for p in pictures])
     return packed
+
+
+def hidden(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The (R, L, D) last hidden states of a packed batch."""
+    return model.model(**{name: batch[name] for name in INPUTS if name in batch}).last_hidden_state
 
 
 def _aim_prefix_ends(tokens: np.ndarray, owner: np.ndarray, branch: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:

@@ -44,7 +44,7 @@ PARTS = 2
 
 def loss_of(model: Any, batch: Batch, total: torch.Tensor) -> torch.Tensor:
     """Cross entropy of the tokens that a lesson asks for, times their weights, over the step's `total` weight; a float32 scalar."""
-    hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state
+    hidden = packing.hidden(model, batch)
     asked = batch["weights"] > 0
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch["targets"][asked], reduction="none")
     return (losses * batch["weights"][asked]).sum() / total

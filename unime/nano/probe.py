@@ -74,7 +74,7 @@ def _reads(model: Any, tokenizer: Any, branch: lessons.Branch) -> bool:
     """Whether each token of the branch's answer is the likeliest one, given those before it."""
     pad, image = (tokenizer.convert_tokens_to_ids(token) for token in (nano_model.PAD, nano_model.IMAGE))
     batch = packing.pack(packing.encode([[branch]], tokenizer), pad, image)
-    hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state[0]
+    hidden = packing.hidden(model, batch)[0]
     at = batch["weights"][0] == branch.weight
     return bool(((hidden[at] @ model.lm_head.weight.T).argmax(-1) == batch["targets"][0, at]).all())
 
@@ -87,7 +87,7 @@ def _scores(model: Any, tokenizer: Any, groups: list[lessons.Group], rows: int =
     for start in range(0, len(groups), rows):
         for group in packing.encode(groups[start : start + rows], tokenizer):
             batch = packing.pack([group], pad, image)
-            hidden = model.model(**{name: batch[name] for name in packing.INPUTS if name in batch}).last_hidden_state
+            hidden = packing.hidden(model, batch)
             at = batch["weights"][0] == 1.0
             logits = hidden[0, at] @ model.lm_head.weight[[yes, no]].T
             found.append((logits[:, 0] - logits[:, 1]).numpy())

@@ -38,6 +38,11 @@ def batch_at(step: int, rows: int, batch: int, seed: int) -> Batch:
     return Batch(step, epoch, order[part * batch : (part + 1) * batch].tolist())
 
 
+def trained(model: Any) -> dict[str, Any]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 class Shown:
     """Items as contents whose image has passed the frozen vision tower; the last used `limit` bytes of features are kept.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from unime.backbones import Backbone, Encoded
 from unime.lanes import ONE, GradientLanes
 from unime.train import card, gradcache, losses
-from unime.train.data import OVERHEAD, Batch, Shown, groups
+from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
 from unime.train.loop import accelerator_for, fit, share
 
 PASSES = {"cpu": 4, "cuda": 1}
@@ -60,7 +60,7 @@ class Embedder:
 
     def __init__(self, shown: Shown) -> None:
         self.shown, self.backbone = shown, shown.backbone
-        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
+        self.parameters = list(trained(self.backbone.model).values())
 
     def passes(self, ids: list[str], most: int | None = None) -> tuple[list[list[Encoded]], dict[str, int]]:
         """Forward passes over the distinct items, at most `most` in each, and the row that each item will have."""

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from unime.backbones import Backbone
 from unime.lanes import GradientLanes, open_lanes
 from unime.train import checkpoint, dense
-from unime.train.data import Batch, batch_at
+from unime.train.data import Batch, batch_at, trained
 
 CLIP = 1.0
 """Largest norm of the gradient."""
@@ -62,7 +62,7 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     batch_at(0, rows, settings.batch, seed)
     if backbone.device.type == "cpu" and backbone.models.dtype == "float32":
         dense.use(backbone.model)
-    parameters = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad}
+    parameters = trained(backbone.model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
     saved = Path(job.scratch) / "checkpoint.safetensors"
     done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])

@@ -20,7 +20,7 @@ from unime import prompts
 from unime.backbones import Backbone, Encoded, Prompt
 from unime.lanes import ONE, GradientLanes
 from unime.train import card
-from unime.train.data import OVERHEAD, Batch, Shown, groups
+from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
 from unime.train.loop import accelerator_for, fit, share
 
 
@@ -83,7 +83,7 @@ class Answers:
             if not negatives:
                 raise ValueError(f"pair {pair}: no mined negative; run the mine stage again")
             self.rows.append((pair, query, positive, hardest(negatives, scores, reasons)))
-        self.parameters = [parameter for parameter in self.backbone.model.parameters() if parameter.requires_grad]
+        self.parameters = list(trained(self.backbone.model).values())
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
