@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import zipfile
@@ -176,7 +177,8 @@ def test_packed_lessons_give_the_losses_of_unpacked_ones(fresh):
     groups = [lessons.judge(rng, name) for name in ("Caption_i2t", "Edit", "Crop", "Caption_t2i")]
     groups += [lessons.judge_full(rng), lessons.judge_shown(rng), lessons.answer(rng)]
     groups += [lessons.pick(rng, "Twin"), lessons.pick(rng, "Color")]
-    groups = [[branch._replace(words=0.0) for branch in group] for group in groups]
+    # What branches share is asked once in a group: words, and verdicts inside a candidate, have tests of their own.
+    groups = [[branch._replace(words=0.0, so_far=(), cells=()) for branch in group] for group in groups]
     encoded = packing.encode(groups, tokenizer)
     assert all((e.branch == 0).sum() > 30 for e in encoded[:5]), "prefixes must really be shared"
     batch = packing.pack(encoded, pad, image)
@@ -185,6 +187,84 @@ def test_packed_lessons_give_the_losses_of_unpacked_ones(fresh):
     alone = sum(weighted_sum(model, packing.pack(packing.encode([[b]], tokenizer), pad, image)) for g in groups for b in g)
     plain = sum(plain_sum(model, tokenizer, branch, image) for group in groups for branch in group)
     assert abs(packed - alone) < 1e-3 * abs(alone) and abs(packed - plain) < 1e-3 * abs(plain)
+
+
+def test_verdicts_inside_a_candidate_are_asked_at_its_words_and_visual_tokens(fresh):
+    model, tokenizer = fresh
+    model.eval()
+    image, pad = (tokenizer.convert_tokens_to_ids(t) for t in (nano_model.IMAGE, nano_model.PAD))
+    rng, asked = np.random.default_rng(6), set()
+    for name in ("Object", "Caption_i2t", "Phrase", "Twin", "Edit", "Crop"):
+        groups = (lessons.judge(rng, name) for _ in range(50))
+        for branch in next(group for group in groups if group[0].so_far or group[0].cells):
+            packed = weighted_sum(model, packing.pack(packing.encode([[branch]], tokenizer), pad, image))
+            assert packed == pytest.approx(plain_sum(model, tokenizer, branch, image), rel=1e-3)
+            assert packed > 1.05 * plain_sum(model, tokenizer, branch._replace(so_far=(), cells=()), image)
+            asked |= {verdict for _, verdict in branch.so_far} | set(branch.cells)
+    assert asked == {prompts.YES, prompts.NO}
+
+
+def test_a_verdict_inside_a_caption_is_true_of_the_words_before_it():
+    rng, kind, seen = np.random.default_rng(7), kinds.KINDS["Caption_i2t"], []
+    for _ in range(50):
+        row = kind.make(rng, "train", kind.phrasings)
+        for side in (row.positive, kind.wrong(rng, row)):
+            verdicts = lessons.so_far("Caption_i2t", row.scene, side)
+            words = [side.text[: len(side.text) - back + 1] for back, _ in verdicts]
+            for text, (_, verdict) in zip(words, verdicts, strict=True):
+                assert verdict == ("Yes" if any(fits(text, things) for things in itertools.permutations(row.scene)) else "No"), text
+            assert words[-1] == side.text.strip()
+            seen.append(verdicts[-1][1] == "Yes")
+            assert seen[-1] == makers.meets(row.query.facts, side.facts)
+    assert 0.2 < np.mean(seen) < 0.8
+
+
+def fits(text, things):
+    """Whether each phrase of a caption names only attributes of its own thing."""
+    parts = text.split(", ")
+    return len(parts) <= len(things) and all(
+        all(word in (*thing.place.split(), thing.size, thing.color, thing.shape, "at", "the", "a") for word in part.split())
+        for part, thing in zip(parts, things, strict=False)
+    )
+
+
+def test_a_verdict_at_a_visual_token_tells_whether_the_picture_is_right_up_to_its_place():
+    scene = scenes.read("top left: large red circle; bottom left: small blue ring")
+    twin = makers.picture(np.random.default_rng(0), scene, {"is": scenes.describe(scene)})
+    assert lessons.cells("Twin", scene, twin) == ("Yes",) * 4
+    for text, verdicts in {
+        "top left: large red ring; bottom left: small blue ring": ("No",) * 4,
+        "top left: large red circle; bottom left: small red ring": ("Yes", "Yes", "No", "No"),
+        "top left: large red circle; bottom right: small blue ring": ("Yes", "Yes", "No", "No"),
+        "top left: large red circle; top right: small cyan cross; bottom left: small blue ring": ("Yes", "No", "No", "No"),
+    }.items():
+        assert lessons.cells("Edit", scene, twin._replace(facts={"is": text})) == verdicts
+
+
+def test_a_list_asks_for_the_right_number_from_the_right_candidate_on():
+    rng, kind, places = np.random.default_rng(8), kinds.KINDS["Color"], set()
+    for _ in range(60):
+        row = kind.make(rng, "train", kind.phrasings)
+        branch = lessons.listed(rng, row, lessons.misses(rng, "Color", row, 9))
+        number = prompts.read_list_answer(branch.answer, 10)
+        said = [part for part in branch.turn if isinstance(part, str)]
+        words = [part.strip() for part in said[said.index("(1) ") + 1 :: 2]]
+        assert [i for i, word in enumerate(words, start=1) if word == row.positive.text.strip()] == [number]
+        assert branch.verdicts == ("No",) * (number - 1) + ("Yes" if number == 10 else str(number),) * (11 - number)
+        places.add(number)
+    assert places == set(range(1, 11))
+
+
+def test_the_plan_of_lessons_covers_all_of_training(config, monkeypatch):
+    lengths, mixes = zip(*lessons.PLAN, strict=True)
+    assert sum(lengths) == config.nano.pretrain.steps
+    assert all(sum(share for share, _ in mix) == pytest.approx(1) for mix in mixes)
+    plan = ((3, ((1.0, lambda rng: "a"),)), (1, ((0.25, lambda rng: "b"), (0.75, lambda rng: "c"))))
+    monkeypatch.setattr(lessons, "PLAN", plan)
+    rng = np.random.default_rng(1)
+    assert {lessons.lesson(rng, step / 4) for step in (0, 1, 2, 2.99) for _ in range(20)} == {"a"}
+    late = [lessons.lesson(rng, progress) for progress in (0.75, 0.99, 1.0) for _ in range(400)]
+    assert set(late) == {"b", "c"} and 0.2 < late.count("b") / len(late) < 0.3
 
 
 @torch.no_grad()
@@ -207,10 +287,20 @@ def plain_sum(model, tokenizer, branch, image):
     targets, weights = ids[0, 1:].clone(), torch.zeros(ids.shape[1] - 1)
     weights[len(ask) - 1 :] = branch.weight
     weights[-1] = 0.05 * branch.weight if branch.verdicts else branch.weight
-    for end, verdict in zip(candidate_ends(branch), branch.verdicts, strict=True):
-        before, _ = packing.render(branch.turn[:end])
-        at = len(tokenizer.encode(before.removesuffix("<|im_end|>\n<|im_start|>assistant\n"), add_special_tokens=False)) - 1
-        targets[at], weights[at] = tokenizer.convert_tokens_to_ids(verdict), packing.VERDICT
+    closing = "<|im_end|>\n<|im_start|>assistant\n"
+    asked = [
+        (packing.render(branch.turn[:end])[0].removesuffix(closing), verdict)
+        for end, verdict in zip(candidate_ends(branch), branch.verdicts, strict=True)
+    ]
+    spoken = text.removesuffix(closing)
+    inside = [(spoken[: len(spoken) - back + 1], verdict) for back, verdict in branch.so_far]
+    for weight, pairs in ((packing.SO_FAR, inside), (packing.VERDICT, asked)):
+        for before, verdict in pairs:
+            at = len(tokenizer.encode(before, add_special_tokens=False)) - 1
+            targets[at], weights[at] = tokenizer.convert_tokens_to_ids(verdict), weight
+    visual = [i for i, token in enumerate(ask) if token == image]
+    for at, verdict in zip(visual[::-1], branch.cells[::-1], strict=False):
+        targets[at], weights[at] = tokenizer.convert_tokens_to_ids(verdict), packing.SO_FAR
     losses = torch.nn.functional.cross_entropy(model(**inputs).logits[0, :-1], targets, reduction="none")
     return float((losses * weights).sum())
 

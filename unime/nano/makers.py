@@ -6,7 +6,7 @@ table and are never shown to a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +71,10 @@ def say(caption: tuple[Thing, ...]) -> str:
     return ", ".join((f"at the {t.place} " if t.place else "") + f"a {t.label}" for t in caption)
 
 
+SAID, SAID_OTHER = ("place", "size", "color", "shape"), ("shape", "place", "size", "color")
+"""The order of a thing's attributes in `say` and in `say_other`."""
+
+
 def say_other(caption: tuple[Thing, ...]) -> str:
     """The same facts in other words: `the circle in the top left corner is large and red`."""
     return " and ".join(
@@ -79,27 +83,40 @@ def say_other(caption: tuple[Thing, ...]) -> str:
     )
 
 
+def said(text: str, things: tuple[Thing, ...], order: Sequence[str]) -> Iterator[tuple[int, tuple[Thing, ...]]]:
+    """Each attribute word of `text`, which tells of `things` one after the other in this order of fields: where it ends, and what
+    has been said up to there."""
+    at = 0
+    for i, thing in enumerate(things):
+        told = Thing("", "", "", "")
+        for field in order:
+            if word := getattr(thing, field):
+                at = text.index(word, at) + len(word)
+                told = told._replace(**{field: word})
+                yield at, (*things[:i], told)
+
+
 # ---- sides --------------------------------------------------------------------------------------------------------------------
 
 
-def _image(text: str) -> str:
+def image(text: str) -> str:
     return f"{IMAGE_MARK}\n{text}\n"
 
 
-def _answer(text: str) -> Side:
+def answer(text: str) -> Side:
     return Side(f"{text}\n", None, {"is": text})
 
 
 def picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
-    return Side(_image("Represent the given image."), scenes.paint(rng, scene), facts)
+    return Side(image("Represent the given image."), scenes.paint(rng, scene), facts)
 
 
 def _crop_side(rng: Rng, thing: Thing) -> Side:
-    return Side(_image("Represent the given cropped image of the object"), scenes.paint_crop(rng, thing), {"is": thing.label})
+    return Side(image("Represent the given cropped image of the object"), scenes.paint_crop(rng, thing), {"is": thing.label})
 
 
 def _ask(rng: Rng, scene: Scene, text: str, value: str) -> Side:
-    return Side(_image(text), scenes.paint(rng, scene), {"is": value})
+    return Side(image(text), scenes.paint(rng, scene), {"is": value})
 
 
 def _other(rng: Rng, words: tuple[str, ...], right: str) -> str:
@@ -130,38 +147,38 @@ def one_of(rng: Rng, words: Sequence[str]) -> str:
 
 def make_object(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split, 1)
-    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].label), _answer(scene[0].label), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].label), answer(scene[0].label), scene)
 
 
 def object_wrong(rng: Rng, row: Row) -> Side:
-    return _answer(scenes.change(rng, row.scene, _any_attribute(rng, ("size", "color", "shape")))[0].label)
+    return answer(scenes.change(rng, row.scene, _any_attribute(rng, ("size", "color", "shape")))[0].label)
 
 
 def make_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split, 1)
-    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].color), _answer(scene[0].color), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), scene[0].color), answer(scene[0].color), scene)
 
 
 def make_meme(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     value = "yes" if any(t.size == "large" for t in scene) else "no"
-    return Row(_ask(rng, scene, one_of(rng, phrasings), value), _answer(value), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), value), answer(value), scene)
 
 
 def make_ask_color(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "place")
     text = one_of(rng, phrasings).format(shape=thing.shape, place=thing.place)
-    return Row(_ask(rng, scene, text, thing.color), _answer(thing.color), scene)
+    return Row(_ask(rng, scene, text, thing.color), answer(thing.color), scene)
 
 
 def make_ask_shape(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "place")
-    return Row(_ask(rng, scene, one_of(rng, phrasings).format(place=thing.place), thing.shape), _answer(thing.shape), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings).format(place=thing.place), thing.shape), answer(thing.shape), scene)
 
 
 def make_ask_place(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene, thing = unique(rng, split, "size", "color", "shape")
-    return Row(_ask(rng, scene, one_of(rng, phrasings).format(label=thing.label), thing.place), _answer(thing.place), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings).format(label=thing.label), thing.place), answer(thing.place), scene)
 
 
 COUNTS = ("one", "two", "three")
@@ -169,17 +186,17 @@ COUNTS = ("one", "two", "three")
 
 def make_ask_count(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
-    return Row(_ask(rng, scene, one_of(rng, phrasings), COUNTS[len(scene) - 1]), _answer(COUNTS[len(scene) - 1]), scene)
+    return Row(_ask(rng, scene, one_of(rng, phrasings), COUNTS[len(scene) - 1]), answer(COUNTS[len(scene) - 1]), scene)
 
 
 def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
-    return lambda rng, row: _answer(_other(rng, words, row.positive.facts["is"]))
+    return lambda rng, row: answer(_other(rng, words, row.positive.facts["is"]))
 
 
 def make_i2t(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
-    query = Side(_image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": facts_of(scene)})
+    query = Side(image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": facts_of(scene)})
     return Row(query, Side(f"{say(caption)}\n", None, {"caption": facts_of(caption)}), scene)
 
 
@@ -221,13 +238,13 @@ def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
         if scenes.split_of(after) == split:
             break
     text = f"{one_of(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
-    query = Side(_image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
+    query = Side(image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
     return Row(query, picture(rng, after, {"is": scenes.describe(after)}), after)
 
 
 def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
     """A new picture of a scene that asks for a look-alike."""
-    return Side(_image(phrasing), scenes.paint(rng, scene), {"is": scenes.describe(scene)})
+    return Side(image(phrasing), scenes.paint(rng, scene), {"is": scenes.describe(scene)})
 
 
 def make_twin(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from unime import prompts
 from unime.nano import model as nano_model
-from unime.nano.lessons import Group
+from unime.nano.lessons import Branch, Group
 
 INPUTS = ("input_ids", "position_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
 """What of a packed batch goes into the model."""
@@ -26,8 +27,8 @@ INPUTS = ("input_ids", "position_ids", "attention_mask", "mm_token_type_ids", "p
 ROW = 320
 """Tokens of a packed row; a group that is longer gets a row of its own length."""
 
-VERDICT = 0.5
-"""Loss weight of a verdict at a candidate's last token; the answer itself has 1 (Yes, No) or 2 (a list's number)."""
+VERDICT, SO_FAR = 0.5, 0.2
+"""Loss weights of a verdict at a candidate's last token and inside it; the answer itself has 1 (Yes, No) or 2 (a list's number)."""
 
 
 class Encoded(NamedTuple):
@@ -87,9 +88,23 @@ def encode(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[
         for branch, (text, _) in zip(group, seen, strict=True):
             encoding = next(asked_found)
             ids.append((encoding.ids, next(told_ids)))
-            asked_at.append([encoding.char_to_token(at) for at in last_characters(text, len(branch.verdicts))])
-        verdicts = [dict(zip(at, map(raw.token_to_id, branch.verdicts), strict=True)) for at, branch in zip(asked_at, group, strict=True)]
+            asked_at.append(_asked_at(branch, text, encoding, image))
+        verdicts = [{at: (raw.token_to_id(word), weight) for at, (word, weight) in asked.items()} for asked in asked_at]
         found.append(_encode_group(group, seen, ids, verdicts, image))
+    return found
+
+
+def _asked_at(branch: Branch, text: str, encoding: Encoding, image: int) -> dict[int, tuple[str, float]]:
+    """Token of the turn -> the verdict that is asked there and its loss weight; at a candidate's last token its own verdict."""
+    found = {}
+    visual = [at for at, token in enumerate(encoding.ids) if token == image]
+    for at, verdict in zip(visual[len(visual) - len(branch.cells) :], branch.cells, strict=True):
+        found[at] = (verdict, SO_FAR)
+    end = text.rindex(nano_model.END)
+    for back, verdict in branch.so_far:
+        found[encoding.char_to_token(end - back)] = (verdict, SO_FAR)
+    for character, verdict in zip(last_characters(text, len(branch.verdicts)), branch.verdicts, strict=True):
+        found[encoding.char_to_token(character)] = (verdict, VERDICT)
     return found
 
 
@@ -109,7 +124,7 @@ def _encode_group(
     group: Group,
     seen: list[tuple[str, list[np.ndarray]]],
     ids: list[tuple[list[int], list[int]]],
-    verdicts: list[dict[int, int]],
+    verdicts: list[dict[int, tuple[int, float]]],
     image: int,
 ) -> Encoded:
     shared = 0
@@ -136,8 +151,8 @@ def _encode_group(
         target = np.append(whole[1:], whole[-1])
         if lesson.words:
             weight[shared : max(verdict)] = lesson.words
-        for place, token in verdict.items():
-            weight[place], target[place] = VERDICT, token
+        for place, (token, importance) in verdict.items():
+            weight[place], target[place] = importance, token
         start = shared if number > 1 else 0
         tokens.append(whole[start:])
         positions.append(at[:, start:])

@@ -70,6 +70,12 @@ def describe(scene: Scene) -> str:
     return "; ".join(f"{thing.place}: {thing.label}" for thing in scene)
 
 
+def read(description: str) -> Scene:
+    """The scene that `describe` told of."""
+    pairs = (part.split(": ") for part in description.split("; "))
+    return tuple(Thing(place, *label.split()) for place, label in pairs)
+
+
 def split_of(scene: Scene) -> str:
     """`held` (shows a held-out pair), `test` (a fifth of the others) or `train`."""
     if any(thing.held for thing in scene):
