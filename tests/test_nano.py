@@ -255,6 +255,22 @@ def test_a_list_asks_for_the_right_number_from_the_right_candidate_on():
     assert places == set(range(1, 11))
 
 
+def test_a_reply_says_what_the_item_is_about():
+    rng, said = np.random.default_rng(9), {}
+    for name, kind in kinds.KINDS.items():
+        row = kind.make(rng, "train", kind.phrasings)
+        said[name] = [lessons.about(side) for side in (row.query, row.positive)]
+        if "is" in row.query.facts:  # both sides of a right pair are about the same
+            assert said[name][0] == said[name][1]
+        if name in ("Edit", "Twin", "Phrase"):
+            assert said[name][0] == makers.say(row.scene)
+        elif name == "Caption_i2t":
+            assert said[name] == [makers.say(row.scene), row.positive.text.strip()]
+    group = lessons.reply(rng)
+    assert len(group) == 6 and all(branch.answer and not branch.verdicts for branch in group)
+    assert said["Point"][0].count(" ") == 2 and said["Color"][0] in scenes.COLORS
+
+
 def test_the_plan_of_lessons_covers_all_of_training(config, monkeypatch):
     lengths, mixes = zip(*lessons.PLAN, strict=True)
     assert sum(lengths) == config.nano.pretrain.steps

@@ -1,8 +1,9 @@
 """What the nano MLLM is taught: groups of prompts that share a prefix, made from training scenes only.
 
 A group is one query (or picture) with several branches: candidates to judge, questions to answer.  Branches of a group share their
-longest common run of tokens, which is written once; see `packing`.  Three lessons: judge (Yes / No on the paper's own prompt, most
-of the misses one attribute away), answer (questions and descriptions), list (the number of the best candidate).
+longest common run of tokens, which is written once; see `packing`.  Lessons: judge (Yes / No on the paper's own prompt, most of the
+misses one attribute away), answer (questions and descriptions), reply (what one query or candidate is about), list (the number of the
+best candidate).  PLAN says which come when.
 
 A single verdict at the end says little of what was wrong, so more is asked on the way: Yes or No after each word and each visual token
 of a candidate, and in a list, after each candidate, the number of the right one if it has been read.  With Yes or No in its place 1,000
