@@ -148,7 +148,7 @@ class Train(Section):
 
 class Evaluate(Section):
     tasks: list[str] = Field(min_length=1, description="MMEB-eval configurations, one job each")
-    rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper's Table 3: 5; default 10)")
+    rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)")
     rerank_mode: Literal["likelihood", "generate"] = Field(
         description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
     )
