@@ -16,7 +16,7 @@ import torch
 from unime import prompts
 from unime.artifacts import TRUTH, content_id, read_table
 from unime.lanes import ONE
-from unime.nano import kinds, lessons, makers, packing, pretrain, probe, scenes
+from unime.nano import kinds, lessons, makers, packing, plan, pretrain, probe, scenes
 from unime.nano import model as nano_model
 from unime.nano import suite as writer
 from unime.nano.truth import Truth
@@ -272,14 +272,14 @@ def test_a_reply_says_what_the_item_is_about():
 
 
 def test_the_plan_of_lessons_covers_all_of_training(config, monkeypatch):
-    lengths, mixes = zip(*lessons.PLAN, strict=True)
+    lengths, mixes = zip(*plan.PLAN, strict=True)
     assert sum(lengths) == config.nano.pretrain.steps
     assert all(sum(share for share, _ in mix) == pytest.approx(1) for mix in mixes)
-    plan = ((3, ((1.0, lambda rng: "a"),)), (1, ((0.25, lambda rng: "b"), (0.75, lambda rng: "c"))))
-    monkeypatch.setattr(lessons, "PLAN", plan)
+    two = ((3, ((1.0, lambda rng: "a"),)), (1, ((0.25, lambda rng: "b"), (0.75, lambda rng: "c"))))
+    monkeypatch.setattr(plan, "PLAN", two)
     rng = np.random.default_rng(1)
-    assert {lessons.lesson(rng, step / 4) for step in (0, 1, 2, 2.99) for _ in range(20)} == {"a"}
-    late = [lessons.lesson(rng, progress) for progress in (0.75, 0.99, 1.0) for _ in range(400)]
+    assert {plan.lesson(rng, step / 4) for step in (0, 1, 2, 2.99) for _ in range(20)} == {"a"}
+    late = [plan.lesson(rng, progress) for progress in (0.75, 0.99, 1.0) for _ in range(400)]
     assert set(late) == {"b", "c"} and 0.2 < late.count("b") / len(late) < 0.3
 
 

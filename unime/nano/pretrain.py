@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from unime.artifacts import whole
 from unime.config import Pretrain
 from unime.lanes import open_lanes
-from unime.nano import card, lessons, packing, probe
+from unime.nano import card, packing, plan, probe
 from unime.nano import model as nano_model
 
 
@@ -53,7 +53,7 @@ def loss_of(model: Any, batch: Batch, total: torch.Tensor) -> torch.Tensor:
 def parts_of(step: int, settings: Pretrain, tokenizer: Any, parts: int = PARTS) -> list[Batch]:
     """The groups of one step as up to `parts` packed batches of about as many tokens each."""
     rng = np.random.default_rng((settings.seed, step))
-    groups = [lessons.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
+    groups = [plan.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
     dealt: list[list[packing.Encoded]] = [[] for _ in range(parts)]
     for group in sorted(packing.encode(groups, tokenizer), key=lambda g: -len(g.tokens)):
         min(dealt, key=lambda part: sum(len(g.tokens) for g in part)).append(group)
