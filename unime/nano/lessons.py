@@ -107,11 +107,11 @@ def judge(rng: Rng, name: str) -> Group:
     return _judged(rng, name, row, right, wrong)
 
 
-def judge_full(rng: Rng) -> Group:
-    """A picture against its full caption and against that caption with one attribute changed."""
+def judge_full(rng: Rng, near: Sequence[str] = NEAR) -> Group:
+    """A picture against its full caption and against that caption with an attribute of `near` changed."""
     kind = KINDS["Caption_i2t"]
     row = kind.make(rng, "train", kind.phrasings)
-    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in NEAR]
+    wrong = [full_caption(scenes.change(rng, row.scene, name)) for name in near]
     return _judged(rng, "Caption_i2t", row, [full_caption(row.scene)] * 3, wrong)
 
 
@@ -156,7 +156,7 @@ def so_far(name: str, scene: scenes.Scene, side: Side) -> tuple[tuple[int, str],
     elif name == "Object":
         things, order = (scenes.Thing("", *side.facts["is"].split()),), makers.SAID
     else:
-        things, order = tuple(scenes.Thing(*row) for row in side.facts["caption"]), makers.SAID
+        things, order = makers.things_of(side.facts["caption"]), makers.SAID
     return tuple((len(side.text) - at + 1, verdict_of(scenes.shows(scene, told))) for at, told in makers.said(side.text, things, order))
 
 
@@ -202,11 +202,11 @@ def ask(rng: Rng, scene: scenes.Scene) -> list[tuple[str, str]]:
     return [*pairs, (QUESTIONS["count"], makers.COUNTS[len(scene) - 1])]
 
 
-def pick(rng: Rng, name: str, longest: int = 10) -> Group:
-    """A list of two to `longest` candidates, one right, and its number."""
+def pick(rng: Rng, name: str) -> Group:
+    """A list of two to ten candidates, one right, and its number."""
     kind = KINDS[name]
     row = kind.make(rng, "train", kind.phrasings)
-    return [listed(rng, row, misses(rng, name, row, int(rng.integers(1, longest))))]
+    return [listed(rng, row, misses(rng, name, row, int(rng.integers(1, 10))))]
 
 
 def listed(rng: Rng, row: Row, wrong: Sequence[Side]) -> Branch:
@@ -231,7 +231,7 @@ def reply(rng: Rng) -> Group:
 def about(side: Side) -> str:
     """An item's content in words: the caption of a scene, or the label or answer itself."""
     if (things := side.facts.get("scene") or side.facts.get("caption")) is not None:
-        return makers.say(tuple(scenes.Thing(*row) for row in things))
+        return makers.say(makers.things_of(things))
     said = side.facts["is"]
     return makers.say(scenes.read(said)) if ": " in said else said
 
@@ -242,9 +242,7 @@ def judge_shape(rng: Rng) -> Group:
     if draw > 0.7:
         return judge(rng, "AskShape")
     if draw > 0.4:
-        row = KINDS["Caption_i2t"].make(rng, "train", KINDS["Caption_i2t"].phrasings)
-        wrong = [full_caption(scenes.change(rng, row.scene, "shape")) for _ in range(3)]
-        return _judged(rng, "Caption_i2t", row, [full_caption(row.scene)] * 3, wrong)
+        return judge_full(rng, ["shape"] * 3)
     row = KINDS["Object"].make(rng, "train", KINDS["Object"].phrasings)
     row = row._replace(query=row.query._replace(picture=scenes.paint_crop(rng, row.scene[0])))
     wrong = [makers.answer(scenes.change(rng, row.scene, "shape")[0].label) for _ in range(3)]

@@ -38,11 +38,11 @@ def meets(query: dict[str, Any], candidate: dict[str, Any]) -> bool:
     if "is" in query:
         return query["is"] == candidate.get("is")
     if "scene" in query:
-        return scenes.shows(_things(query["scene"]), _things(candidate["caption"]))
-    return scenes.shows(_things(candidate["scene"]), _things(query["caption"]))
+        return scenes.shows(things_of(query["scene"]), things_of(candidate["caption"]))
+    return scenes.shows(things_of(candidate["scene"]), things_of(query["caption"]))
 
 
-def _things(rows: list[list[str]]) -> tuple[Thing, ...]:
+def things_of(rows: list[list[str]]) -> tuple[Thing, ...]:
     return tuple(Thing(*row) for row in rows)
 
 
@@ -71,7 +71,7 @@ def say(caption: tuple[Thing, ...]) -> str:
     return ", ".join((f"at the {t.place} " if t.place else "") + f"a {t.label}" for t in caption)
 
 
-SAID, SAID_OTHER = ("place", "size", "color", "shape"), ("shape", "place", "size", "color")
+SAID, SAID_OTHER = Thing._fields, ("shape", "place", "size", "color")
 """The order of a thing's attributes in `say` and in `say_other`."""
 
 
@@ -99,7 +99,7 @@ def said(text: str, things: tuple[Thing, ...], order: Sequence[str]) -> Iterator
 # ---- sides --------------------------------------------------------------------------------------------------------------------
 
 
-def image(text: str) -> str:
+def _image(text: str) -> str:
     return f"{IMAGE_MARK}\n{text}\n"
 
 
@@ -108,15 +108,15 @@ def answer(text: str) -> Side:
 
 
 def picture(rng: Rng, scene: Scene, facts: dict[str, Any]) -> Side:
-    return Side(image("Represent the given image."), scenes.paint(rng, scene), facts)
+    return Side(_image("Represent the given image."), scenes.paint(rng, scene), facts)
 
 
 def _crop_side(rng: Rng, thing: Thing) -> Side:
-    return Side(image("Represent the given cropped image of the object"), scenes.paint_crop(rng, thing), {"is": thing.label})
+    return Side(_image("Represent the given cropped image of the object"), scenes.paint_crop(rng, thing), {"is": thing.label})
 
 
 def _ask(rng: Rng, scene: Scene, text: str, value: str) -> Side:
-    return Side(image(text), scenes.paint(rng, scene), {"is": value})
+    return Side(_image(text), scenes.paint(rng, scene), {"is": value})
 
 
 def _other(rng: Rng, words: tuple[str, ...], right: str) -> str:
@@ -196,13 +196,13 @@ def label_wrong(*words: str) -> Callable[[Rng, Row], Side]:
 def make_i2t(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
     scene = scenes.draw_scene(rng, split)
     caption = caption_of(rng, scene)
-    query = Side(image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": facts_of(scene)})
+    query = Side(_image(one_of(rng, phrasings)), scenes.paint(rng, scene), {"scene": facts_of(scene)})
     return Row(query, Side(f"{say(caption)}\n", None, {"caption": facts_of(caption)}), scene)
 
 
 def i2t_wrong(rng: Rng, row: Row) -> Side:
     while True:
-        caption = list(_things(row.positive.facts["caption"]))
+        caption = list(things_of(row.positive.facts["caption"]))
         i = int(rng.integers(len(caption)))
         name = _any_attribute(rng, tuple(f for f in Thing._fields if getattr(caption[i], f)))
         caption[i] = caption[i]._replace(**{name: _other(rng, scenes.ATTRIBUTES[name], getattr(caption[i], name))})
@@ -238,13 +238,13 @@ def make_edit(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:
         if scenes.split_of(after) == split:
             break
     text = f"{one_of(rng, phrasings)} the {before[i].shape} at the {before[i].place} becomes {getattr(after[i], name)}"
-    query = Side(image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
+    query = Side(_image(text), scenes.paint(rng, before), {"is": scenes.describe(after)})
     return Row(query, picture(rng, after, {"is": scenes.describe(after)}), after)
 
 
 def twin_query(rng: Rng, scene: Scene, phrasing: str) -> Side:
     """A new picture of a scene that asks for a look-alike."""
-    return Side(image(phrasing), scenes.paint(rng, scene), {"is": scenes.describe(scene)})
+    return Side(_image(phrasing), scenes.paint(rng, scene), {"is": scenes.describe(scene)})
 
 
 def make_twin(rng: Rng, split: str, phrasings: tuple[str, ...]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from unime.nano import makers
 from unime.nano.lessons import ALL, BASIC, NEAR, Group, answer, judge, judge_full, judge_shape, judge_shown, look, pick, reply
@@ -17,19 +17,18 @@ def judge_one(*names: str) -> Lesson:
     return lambda rng: judge(rng, makers.one_of(rng, names))
 
 
-def shown(most: int, *near: str) -> Lesson:
+def shown(most: int, near: Sequence[str] = NEAR) -> Lesson:
     """`judge_shown` with these settings."""
-    return lambda rng: judge_shown(rng, most, near or NEAR)
+    return lambda rng: judge_shown(rng, most, near)
 
 
-def pick_one(*names: str, longest: int = 10) -> Lesson:
+def pick_one(*names: str) -> Lesson:
     """A list of one of these kinds, drawn alike."""
-    return lambda rng: pick(rng, makers.one_of(rng, names), longest)
+    return lambda rng: pick(rng, makers.one_of(rng, names))
 
 
 # Attributes changed in the wrong pictures of `judge_shown`: those that a part of the plan has to bring on come more often.
 EVEN = ("place", "size", "size", "color", "color", "shape")
-ODD = ("place", "size", "color", "shape", "shape", "shape")
 MORE = ("place", "size", "color", "color", "shape", "shape")
 
 PLAN: tuple[tuple[int, tuple[tuple[float, Lesson], ...]], ...] = (
@@ -40,19 +39,19 @@ PLAN: tuple[tuple[int, tuple[tuple[float, Lesson], ...]], ...] = (
     (800, ((0.10, answer), (0.40, judge_full), (0.50, judge_one(*BASIC)))),
     (300, ((0.85, shown(1)), (0.15, judge_one(*BASIC)))),
     (200, ((0.50, shown(2)), (0.35, judge_one("Twin", "Edit")), (0.15, judge_one(*BASIC)))),
-    (300, ((0.85, shown(1, *["size", "color"] * 3)), (0.15, judge_one(*BASIC)))),
-    (400, ((0.50, shown(2, *EVEN)), (0.40, judge_one("Twin")), (0.10, judge_one(*BASIC)))),
-    (50, ((0.30, shown(3, *EVEN)), (0.60, judge_one("Twin", "Edit")), (0.10, judge_one(*BASIC)))),
-    (300, ((0.60, shown(1, "place", "place", "color", "shape", "shape", "shape")), (0.40, judge_one("Twin", "Edit")))),
-    (400, ((0.40, shown(3, *ODD)), (0.50, judge_one("Twin", "Edit")), (0.10, judge_one(*BASIC)))),
+    (300, ((0.85, shown(1, ["size", "color"] * 3)), (0.15, judge_one(*BASIC)))),
+    (400, ((0.50, shown(2, EVEN)), (0.40, judge_one("Twin")), (0.10, judge_one(*BASIC)))),
+    (50, ((0.30, shown(3, EVEN)), (0.60, judge_one("Twin", "Edit")), (0.10, judge_one(*BASIC)))),
+    (300, ((0.60, shown(1, ["place", "place", "color", "shape", "shape", "shape"])), (0.40, judge_one("Twin", "Edit")))),
+    (400, ((0.40, shown(3)), (0.50, judge_one("Twin", "Edit")), (0.10, judge_one(*BASIC)))),
     (400, ((0.85, judge_one("Phrase")), (0.15, judge_full))),
-    (400, ((0.85, judge_one("Crop", "Point")), (0.15, shown(3, *EVEN)))),
-    (300, ((0.60, shown(1, *MORE)), (0.30, shown(2, *MORE)), (0.10, judge_one(*BASIC)))),
-    (300, ((0.60, shown(2, *MORE)), (0.30, shown(3, *MORE)), (0.10, judge_one(*BASIC)))),
-    (700, ((0.10, reply), (0.15, judge_full), (0.20, shown(3, *MORE)), (0.55, judge_one("Phrase", "Phrase", *ALL)))),
+    (400, ((0.85, judge_one("Crop", "Point")), (0.15, shown(3, EVEN)))),
+    (300, ((0.60, shown(1, MORE)), (0.30, shown(2, MORE)), (0.10, judge_one(*BASIC)))),
+    (300, ((0.60, shown(2, MORE)), (0.30, shown(3, MORE)), (0.10, judge_one(*BASIC)))),
+    (700, ((0.10, reply), (0.15, judge_full), (0.20, shown(3, MORE)), (0.55, judge_one("Phrase", "Phrase", *ALL)))),
     (1000, ((0.90, pick_one("Object", "Color", "AskColor", "AskShape")), (0.10, judge_one(*BASIC)))),
-    (700, ((0.15, reply), (0.02, answer), (0.08, judge_full), (0.10, shown(3, *MORE)), (0.35, pick_one(*ALL)), (0.30, judge_one(*ALL)))),
-    (500, ((0.05, reply), (0.25, judge_full), (0.15, shown(3, *MORE)), (0.55, judge_one(*ALL)))),
+    (700, ((0.15, reply), (0.02, answer), (0.08, judge_full), (0.10, shown(3, MORE)), (0.35, pick_one(*ALL)), (0.30, judge_one(*ALL)))),
+    (500, ((0.05, reply), (0.25, judge_full), (0.15, shown(3, MORE)), (0.55, judge_one(*ALL)))),
     (1000, ((0.60, pick_one("Object", "Color", "AskColor", "AskShape")), (0.30, pick_one(*ALL)), (0.10, judge_full))),
     (
         3000,
@@ -60,7 +59,7 @@ PLAN: tuple[tuple[int, tuple[tuple[float, Lesson], ...]], ...] = (
             (0.10, answer),
             (0.06, reply),
             (0.14, judge_full),
-            (0.06, shown(3, *MORE)),
+            (0.06, shown(3, MORE)),
             (0.30, pick_one(*ALL)),
             (0.34, judge_one("Meme", "AskCount", "AskPlace", *ALL)),
         ),
