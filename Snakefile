@@ -20,6 +20,7 @@ try:
 except ConfigError as problem:
     raise WorkflowError(str(problem)) from None
 
+SETS, TASKS = CONFIG.data.train_sets, CONFIG.evaluate.tasks
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from unime.data import mmeb
 from unime.job import Job
 
 MARK = "<|image_1|>\n"
@@ -25,6 +26,13 @@ def png(seed: int, size: tuple[int, int] = (28, 28)) -> bytes:
 
 def job(folder: Path) -> Job:
     return Job(item=None, threads=2, scratch=folder / "scratch", log=logging.getLogger("test"))
+
+
+def read_sets(root: Path, names: list[str], instructions: str, cap: int, seed: int, limit: int, bad_rows: str, job: Job):
+    """Some training sets as one: (ITEMS, PAIRS, [report])."""
+    found = [mmeb.read_train(str(root), name, instructions, cap, seed, limit, bad_rows, job) for name in names]
+    items = pl.concat([items for items, _, _ in found]).unique("id", keep="first", maintain_order=True).sort("id")
+    return items, pl.concat([pairs for _, pairs, _ in found]), [report for _, _, report in found]
 
 
 def train_set(root: Path, name: str, rows: list[tuple[str, str, str, str]], members: dict[str, bytes], stem: str = "original") -> Path:

@@ -41,8 +41,8 @@ def write_train(root: Path, bad: list[tuple[str, str, str, str]]) -> Path:
     return train_set(root, "S", [GOOD, *bad, ("last\n", "", "t2\n", "")], members)
 
 
-def read_train(root: Path, bad_rows: str = "skip", names: tuple[str, ...] = ("S",)):
-    return mmeb.read_train(str(root), list(names), "original", 50_000, 0, LIMIT, bad_rows, job(root))
+def read_train(root: Path, bad_rows: str = "skip", name: str = "S"):
+    return mmeb.read_train(str(root), name, "original", 50_000, 0, LIMIT, bad_rows, job(root))
 
 
 @pytest.mark.parametrize("what", BAD_ROWS)
@@ -51,9 +51,9 @@ def test_a_bad_training_row_is_left_out_and_listed(what: str, tmp_path: Path):
     file = write_train(tmp_path, [row])
     _, pairs, report = read_train(tmp_path)
     assert pairs["row"].to_list() == [0, 2]
-    (listed,) = report["sets"][0]["left_out"]["listed"]
+    (listed,) = report["left_out"]["listed"]
     assert (listed["file"], listed["row"]) == (file.as_posix(), 1)
-    assert report["left_out"] == 1
+    assert report["left_out"]["count"] == 1
     with pytest.raises(DataError, match=f"original-00000-of-00001.parquet: row 1: {reason}.*bad_rows"):
         read_train(tmp_path, "fail")
 
@@ -62,16 +62,16 @@ def test_all_bad_rows_are_counted_and_the_good_ones_go_on(tmp_path: Path):
     write_train(tmp_path, [row for row, _ in BAD_ROWS.values()])
     items, pairs, report = read_train(tmp_path)
     assert pairs["row"].to_list() == [0, len(BAD_ROWS) + 1]
-    left_out = report["sets"][0]["left_out"]
+    left_out = report["left_out"]
     assert left_out["count"] == len(left_out["listed"]) == len(BAD_ROWS)
     assert set(items["id"]) == {*pairs["query"], *pairs["positive"]}  # nothing of a bad row is kept
-    assert report["sets"][0]["resource_forks"] == 2
+    assert report["resource_forks"] == 2
 
 
 def test_a_long_list_is_cut_and_the_count_is_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rows, "LISTED", 4)
     write_train(tmp_path, [("", "", "t", "")] * 7)
-    left_out = read_train(tmp_path)[2]["sets"][0]["left_out"]
+    left_out = read_train(tmp_path)[2]["left_out"]
     assert (left_out["count"], len(left_out["listed"])) == (7, 4)
 
 
@@ -133,11 +133,11 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_one(tmp_path: Path):
     train_set(tmp_path, "MSCOCO_i2t", [("q", "", "t", "")], {})
     write_eval(tmp_path, [])
     with pytest.raises(DataError, match="unknown data set 'MSCOCO_it2'; nearest: 'MSCOCO_i2t'"):
-        read_train(tmp_path, names=("MSCOCO_it2",))
+        read_train(tmp_path, name="MSCOCO_it2")
     with pytest.raises(DataError, match="unknown data set 'T'"):
         mmeb.read_eval(str(tmp_path), "T", LIMIT, "skip", job(tmp_path))
     with pytest.raises(DataError, match="no diverse_instruction-.*parquet; found original-00000"):
-        mmeb.read_train(str(tmp_path), ["S"], "diverse_instruction", 10, 0, LIMIT, "skip", job(tmp_path))
+        mmeb.read_train(str(tmp_path), "S", "diverse_instruction", 10, 0, LIMIT, "skip", job(tmp_path))
     with pytest.raises(DataError, match="no such folder; data.root must hold MMEB-train/"):
         read_train(tmp_path / "elsewhere")
 

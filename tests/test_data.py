@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from published import LIMIT, MARK, job, png, task, train_set, zipped
+from published import LIMIT, MARK, job, png, read_sets, task, train_set, zipped
 
 from unime import artifacts
 from unime.data import mmeb
@@ -15,7 +15,7 @@ from unime.data.rows import DataError
 
 
 def train(root: Path, names: list[str], cap: int = 50_000, seed: int = 42, instructions: str = "original", bad_rows: str = "skip"):
-    items, pairs, report = mmeb.read_train(str(root), names, instructions, cap, seed, LIMIT, bad_rows, job(root))
+    items, pairs, report = read_sets(root, names, instructions, cap, seed, LIMIT, bad_rows, job(root))
     artifacts.check(items, artifacts.ITEMS, "items")
     artifacts.check(pairs, artifacts.PAIRS, "pairs")
     return items, pairs, report
@@ -48,7 +48,7 @@ def test_training_rows_become_items_and_pairs_by_content(tmp_path: Path):
     assert pairs.row(0) == (artifacts.pair_id("S", first, cat), "S", 0, first, cat)
     assert pairs["row"].to_list() == [0, 1, 4] and pairs["positive"][1] == cat
     assert items["id"].to_list() == sorted(items["id"]) and len(items) == 5
-    (one,) = report["sets"]
+    (one,) = report
     assert (one["rows"], one["pairs"], one["duplicate_pairs"], one["queries"], one["candidates"]) == (5, 3, 2, 3, 2)
     assert one["modalities"] == {"image+text -> text": 2, "text -> image+text": 1}
 
@@ -61,7 +61,7 @@ def test_equal_candidates_under_several_names_are_counted(tmp_path: Path):
     rows = [("q0\n", "", MARK + "it\n", "images/S/Train/0.png"), ("q1\n", "", MARK + "it\n", "images/S/Train/copy.png")]
     train_set(tmp_path, "S", rows, paths("S", 1) | {"images/S/Train/copy.png": png(0)})
     _, pairs, report = train(tmp_path, ["S"])
-    assert pairs["positive"].n_unique() == 1 and report["sets"][0]["duplicate_candidates"] == 1
+    assert pairs["positive"].n_unique() == 1 and report[0]["duplicate_candidates"] == 1
 
 
 def test_the_cap_draws_the_same_rows_for_a_seed_whatever_other_sets_are_read(tmp_path: Path):
@@ -73,7 +73,7 @@ def test_the_cap_draws_the_same_rows_for_a_seed_whatever_other_sets_are_read(tmp
     drawn = alone["row"].to_list()
     assert drawn == both.filter(pl.col("dataset") == "B")["row"].to_list() != both.filter(pl.col("dataset") == "A")["row"].to_list()
     assert len(set(drawn)) == 10 and drawn == sorted(drawn) and drawn != list(range(10)) and other["row"].to_list() != drawn
-    assert (report["sets"][0]["rows"], report["sets"][0]["sampled"]) == (100, 10)
+    assert (report[0]["rows"], report[0]["sampled"]) == (100, 10)
 
 
 def test_instructions_choose_the_file(tmp_path: Path):
@@ -148,17 +148,15 @@ def test_several_files_of_one_set_are_read_as_one(tmp_path: Path):
     train_set(tmp_path, "S", [("q0", "", "t0", ""), ("q1", "", "t1", "")], {})
     _, pairs, report = train(tmp_path, ["S"])
     assert pairs["row"].to_list() == [0, 1, 2]
-    assert report["sets"][0]["left_out"]["listed"] == [
-        {"file": second.as_posix(), "row": 1, "reason": "the query has neither text nor image"}
-    ]
+    assert report[0]["left_out"]["listed"] == [{"file": second.as_posix(), "row": 1, "reason": "the query has neither text nor image"}]
 
 
 def test_the_embedded_suite_is_read_by_these_loaders_without_a_bad_row(suite: Path, config, tmp_path: Path):
     settings = config.data
-    items, pairs, report = mmeb.read_train(
-        str(suite), settings.train_sets, settings.instructions, settings.cap, 0, settings.max_pixels, "fail", job(tmp_path)
+    items, pairs, report = read_sets(
+        suite, settings.train_sets, settings.instructions, settings.cap, 0, settings.max_pixels, "fail", job(tmp_path)
     )
-    assert report["rows"] == 24 * len(settings.train_sets) and report["left_out"] == 0
+    assert [one["rows"] for one in report] == [24] * len(settings.train_sets) and not any(one["left_out"]["count"] for one in report)
     assert set(pairs["query"]) | set(pairs["positive"]) == set(items["id"])
     truth = artifacts.read_table(suite / "truth.parquet", artifacts.TRUTH)
     for side, column in (("query", "query"), ("candidate", "positive")):
@@ -172,8 +170,7 @@ def test_the_embedded_suite_is_read_by_these_loaders_without_a_bad_row(suite: Pa
 def test_reading_twice_gives_equal_tables(suite: Path, config, tmp_path: Path):
     settings = config.data
     first, second = (
-        mmeb.read_train(str(suite), settings.train_sets, settings.instructions, 10, 5, settings.max_pixels, "skip", job(tmp_path))
-        for _ in range(2)
+        read_sets(suite, settings.train_sets, settings.instructions, 10, 5, settings.max_pixels, "skip", job(tmp_path)) for _ in range(2)
     )
     assert first[0].equals(second[0]) and first[1].equals(second[1]) and first[2] == second[2]
 

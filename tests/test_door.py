@@ -162,7 +162,8 @@ def test_folders_of_tasks_no_longer_asked_for_are_swept(here: Path) -> None:
     tasks = config.load("config.yaml").evaluate.tasks
     for name in (tasks[0], "Gone"):
         (Path("in") / name).mkdir(parents=True)
-    enter(made(lambda view, job, inputs, outputs: outputs[0].touch() or "swept", items="evaluate.tasks", sweep=("in",)))
+    sections, sweep = ("evaluate.tasks",), {"in": "evaluate.tasks"}
+    enter(Door(sections, ("in",), ("out",), lambda view, job, inputs, outputs: outputs[0].touch() or "swept", sweep=sweep))
     assert os.listdir("in") == [tasks[0]]
 
 

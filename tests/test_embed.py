@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published import job
+from published import job, read_sets
 
 from unime import artifacts, backbones, shards
-from unime.data import mmeb
 from unime.data.items import Items
 from unime.embed import embed
 
@@ -19,7 +18,7 @@ from unime.embed import embed
 def items(suite: Path, config, tmp_path_factory) -> Items:
     folder = tmp_path_factory.mktemp("items")
     names = ["NanoColor", "NanoCaption_t2i", "NanoEdit"]
-    return Items(mmeb.read_train(str(suite), names, "original", 12, 0, config.data.max_pixels, "fail", job(folder))[0], 10**6)
+    return Items(read_sets(suite, names, "original", 12, 0, config.data.max_pixels, "fail", job(folder))[0], 10**6)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from published import job
+from published import job, read_sets
 
 from unime import artifacts, backbones, judge, prompts
 from unime.artifacts import ArtifactError
-from unime.data import mmeb
 from unime.data.items import Items
 from unime.judge import Question, shared_prefix, transformers_backend
 
@@ -22,7 +21,7 @@ SETS = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoEdit", "NanoPhra
 @pytest.fixture(scope="module")
 def data(suite: Path, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    items, pairs, _ = mmeb.read_train(str(suite), SETS, "original", 12, 0, config.data.max_pixels, "fail", job(folder))
+    items, pairs, _ = read_sets(suite, SETS, "original", 12, 0, config.data.max_pixels, "fail", job(folder))
     return Items(items, config.data.max_pixels), pairs
 
 

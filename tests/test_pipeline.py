@@ -105,7 +105,7 @@ def test_two_clean_runs_give_the_same_bytes(finished, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "out"),
     [
-        ("judge", "results/judge"),
+        ("judge NanoCaption_t2i", "results/judge/NanoCaption_t2i"),
         ("train_in_batch", "results/train/in_batch"),
         ("train_unime_v2", "results/train/unime_v2"),
         ("train_reranker", "results/train/reranker"),

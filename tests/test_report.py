@@ -131,19 +131,15 @@ def test_charts_are_well_formed_show_every_task_and_stay_the_same_bytes():
 
 
 TRAIN = {
-    "sets": [
-        {
-            "name": "NanoMeme",
-            "rows": 1240,
-            "sampled": 1000,
-            "pairs": 990,
-            "duplicate_pairs": 9,
-            "queries": 990,
-            "candidates": 2,
-            "modalities": {"image -> text": 990},
-            "left_out": {"count": 61, "listed": [{"file": "a<b>.parquet", "row": 7, "reason": "the query's image a|b is truncated"}] * 60},
-        }
-    ]
+    "name": "NanoMeme",
+    "rows": 1240,
+    "sampled": 1000,
+    "pairs": 990,
+    "duplicate_pairs": 9,
+    "queries": 990,
+    "candidates": 2,
+    "modalities": {"image -> text": 990},
+    "left_out": {"count": 61, "listed": [{"file": "a<b>.parquet", "row": 7, "reason": "the query's image a|b is truncated"}] * 60},
 }
 EVAL = {
     "name": "NanoCrop",
@@ -161,7 +157,7 @@ def test_the_page_is_one_file_with_everything_escaped_and_the_same_bytes():
     table = tables.build(scores(NANO), NANO)
     drawn = charts.charts(table)
     mining = "# Mining\n\n## NanoMeme\n\n| a | b |\n| --- | ---: |\n| <x> | 1 |\n\n![scores](scores.svg)\n"
-    text, again = (page.page(table, drawn, mining, TRAIN, [EVAL], {"scores.svg": drawn["vqa"]}) for _ in range(2))
+    text, again = (page.page(table, drawn, mining, [TRAIN], [EVAL], {"scores.svg": drawn["vqa"]}) for _ in range(2))
     assert text == again
     assert text.count("data:image/svg+xml;base64,") == 5
     assert 'src="http' not in text and "<x>" not in text and "a<b>" not in text and "<script" not in text
@@ -170,7 +166,7 @@ def test_the_page_is_one_file_with_everything_escaped_and_the_same_bytes():
     for name in NANO:
         assert f"<td>{name}</td>" in text
     assert "Ties (<code>content</code>)" in text
-    clean = {"sets": [TRAIN["sets"][0] | {"left_out": {"count": 0, "listed": []}}]}
+    clean = [TRAIN | {"left_out": {"count": 0, "listed": []}}]
     assert "No row and no candidate was left out" in page.page(table, drawn, mining, clean, [EVAL])
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,11 @@ def read_table(path: str | Path, schema: dict[str, Any]) -> pl.DataFrame:
     table = _reading(Path(path), pl.read_parquet)
     _check(table.schema, schema, path)
     return table.select(list(schema))
+
+
+def read_tables(folder: str | Path, names: Sequence[str], file: str, schema: dict[str, Any]) -> pl.DataFrame:
+    """`<folder>/<name>/<file>` of every name, one below the other.  Raises ArtifactError as `read_table`."""
+    return pl.concat([pl.DataFrame(schema=schema), *(read_table(Path(folder) / name / file, schema) for name in names)])
 
 
 def write_json(value: Any, path: str | Path) -> None:

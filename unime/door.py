@@ -25,9 +25,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ FOREIGN = re.compile(r"\.snakemake_timestamp|\.gitignore|\..*\.tmp")
 class Door:
     """A stage as the frame sees it.
 
-    `inputs` and `outputs` are paths from the repository's root; `{item}` stands for the task, `{models.base}` for a value of the
-    configuration that `sections` covers.  `items` is the key of the list that items come from.  Folders in `sweep` keep only
-    subfolders that are items: one left over from a task no longer asked for must not enter a table.
+    `inputs` and `outputs` are paths from the repository's root; `{item}` stands for the task or set, `{models.base}` for a value of the
+    configuration that `sections` covers.  `items` is the key of the list that items come from.  `sweep` names, by folder, the list
+    whose names its subfolders must be among: one left over from a task or set no longer asked for must not enter a table.
     `run(config, job, inputs, outputs)` writes `outputs` and returns what to say about them: one line, or a table below it.
     """
 
@@ -57,7 +57,7 @@ class Door:
     run: Callable[[config.View, Job, list[Path], list[Path]], str]
     threads: int = 1
     items: str | None = None
-    sweep: tuple[str, ...] = ()
+    sweep: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def per_item(self) -> bool:
@@ -112,8 +112,8 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     name = stage if item is None else f"{stage}@{item}"
     log = _log_to(Path("logs") / f"{name.replace('@', '.')}.log")
     with _alone(name), _ended_politely():
-        if door.items:
-            _sweep(door.sweep, _at(whole_config, door.items), log)
+        for folder, key in door.sweep.items():
+            _sweep(Path(folder), _at(view, key), log)
         for path in inputs:
             if not path.exists():
                 raise StageError(
@@ -214,12 +214,11 @@ def _ended_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sweep(folders: tuple[str, ...], items: list[str], log: logging.Logger) -> None:
-    for folder in map(Path, folders):
-        for left in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if left.is_dir() and left.name not in items:
-                log.info("removing %s: no longer asked for", left)
-                shutil.rmtree(left)
+def _sweep(folder: Path, items: list[str], log: logging.Logger) -> None:
+    for left in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if left.is_dir() and left.name not in items:
+            log.info("removing %s: no longer asked for", left)
+            shutil.rmtree(left, ignore_errors=True)  # stages that run side by side may sweep the same folder
 
 
 def _clear(outputs: list[Path]) -> None:

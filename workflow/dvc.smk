@@ -5,16 +5,28 @@ DVC's verdict reaches the scheduler as two private files per stage: stale/<stage
 the stage redone; done/<stage> is the edge to the stages below.  Neither is part of any artifact, and both are derived from dvc.lock
 whenever Snakemake starts, so a fresh clone behaves like the old checkout.  A rule's other inputs, all ancient(), tell the reader
 (and a clean-up) what the stage reads; they decide nothing.
+
+One Snakemake at a time: the marks are one set.  The lock that says so is the process's own, so no kill leaves it behind, and
+Snakemake's (which a kill does leave behind) is switched off in profiles/default.
 """
 
+import fcntl
 import os
 import shlex
+import shutil
+import socket
 import sys
 import time
 from pathlib import Path
 
 import networkx
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+from repro import mend_rwlock
 
 MARKS = Path(".dvc/tmp/snakemake")
 
@@ -22,18 +34,55 @@ MARKS = Path(".dvc/tmp/snakemake")
 os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()]))
 
 
+def alone():
+    """Hold this checkout's lock for as long as this process lives.  Raises WorkflowError naming who else holds it."""
+    MARKS.mkdir(parents=True, exist_ok=True)
+    lock = (MARKS / "lock").open("a+")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read() or "another process"
+        raise WorkflowError(f"this checkout is in use: Snakemake is {owner}; wait for it, or end it, and run again") from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
 def ask_dvc(judge):
     """The stages directly above every stage; if `judge`, refresh the marks and say what is stale."""
-    with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
-        graph = repo.index.graph  # edges point upstream
-        above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
-        if judge:
-            status = repo.status()
-            roots = [stage for stage in graph if stage.addressing in status]
-            stale = {low.addressing for root in roots for low in (root, *networkx.ancestors(graph, root))}
-            mark(above, stale)
-            tell({root.addressing: status[root.addressing] for root in roots}, stale, above)
-    return above
+    try:
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+            graph = repo.index.graph  # edges point upstream
+            above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
+            if judge:
+                mend_rwlock(Path(repo.tmp_dir))
+                if not workflow.output_settings.dryrun:
+                    sweep(graph)
+                status = repo.status()
+                roots = [stage for stage in graph if stage.addressing in status]
+                stale = {low.addressing for root in roots for low in (root, *networkx.ancestors(graph, root))}
+                mark(above, stale)
+                tell({root.addressing: status[root.addressing] for root in roots}, stale, above)
+        return above
+    except LockError as busy:
+        text = str(busy).partition("\n\n")[0]
+        raise WorkflowError(f"DVC is at work in this checkout: {text}\nWait for it, or end it, and run again") from None
+    except DvcException as problem:
+        text = f"{problem}" + (f": {problem.__cause__}" if problem.__cause__ else "")
+        if Path("dvc.lock").name in text:
+            text += "\nIf dvc.lock is damaged: `git checkout dvc.lock`; stages that ran since then come back from DVC's cache"
+        raise WorkflowError(text) from None
+
+
+def sweep(graph):
+    """Remove the folders of tasks and sets no longer asked for: a stage that reads all of them would read these too."""
+    outs = {Path(out.fs_path) for stage in graph for out in stage.outs}
+    for parent in {Path(out.fs_path).parent for stage in graph if "@" in stage.addressing for out in stage.outs}:
+        for left in parent.iterdir() if parent.is_dir() else []:
+            if left.is_dir() and left not in outs and not any(left in out.parents for out in outs):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def mark(stages, stale):
@@ -90,12 +139,13 @@ def needs(stage):
 
 def repro(stage):
     """The job of a rule: DVC runs, restores or skips the stage; on screen goes the stage's own summary, or why there is none."""
-    dvc = f"{shlex.quote(sys.executable)} -m dvc --wait-for-lock repro --single-item {stage}"
+    job = f"{shlex.quote(sys.executable)} workflow/repro.py {stage}"
     return (
         f"echo 'stage {stage}'\n"
-        f"UNIME_THREADS={{threads}} {dvc} > {{log}} 2>&1 || {{{{ tail -n 20 {{log}} >&2; exit 1; }}}}\n"
+        f"UNIME_THREADS={{threads}} {job} > {{log}} 2>&1 || {{{{ tail -n 20 {{log}} >&2; exit 1; }}}}\n"
         f"awk -v stage={stage} -f workflow/summary.awk {{log}}"
     )
 
 
+ALONE = alone() if workflow.is_main_process else None
 ABOVE = ask_dvc(judge=workflow.is_main_process)

@@ -2,4 +2,4 @@
 $1 == "made" { on = any = 1 }
 NF == 0 || /lock file/ { on = 0 }
 on
-END { if (!any) print "kept " stage ": unchanged, or restored from the cache" }
+END { if (!any) print "kept " stage ": unchanged, restored or fetched" }

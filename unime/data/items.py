@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,12 @@ class Items:
         """The items of a data stage's folder.  Raises ArtifactError."""
         path = Path(folder) / "items.parquet"
         return cls(artifacts.read_table(path, artifacts.ITEMS), max_pixels, str(path))
+
+    @classmethod
+    def of_sets(cls, folder: str | Path, names: Sequence[str], max_pixels: int) -> Items:
+        """The items of some data sets, each in its own folder; one that several sets have is there once.  Raises ArtifactError."""
+        table = artifacts.read_tables(folder, names, "items.parquet", artifacts.ITEMS)
+        return cls(table.unique("id", keep="first", maintain_order=True).sort("id"), max_pixels, str(folder))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -25,32 +25,14 @@ _LEFT_OUT = {"file": pl.String, "row": pl.Int64, "reason": pl.String}
 
 
 def read_train(
-    root: str, names: list[str], instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
+    root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """All training sets as (ITEMS sorted by id, PAIRS in the order of sets and rows, report).
+    """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report).
 
-    Of a set with more than `cap` rows, `cap` are drawn with the seed (each set by itself: adding a set changes no other).  Bad rows
-    are left out and listed, or fatal where `bad_rows` is `fail`.  Raises DataError, ArchiveError.
+    Of a set with more than `cap` rows, `cap` are drawn with the seed and the set's name.  Bad rows are left out and listed, or fatal
+    where `bad_rows` is `fail`.  Raises DataError, ArchiveError.
     """
-    found = [_train_set(Path(root), name, instructions, cap, seed, max_pixels, bad_rows, job) for name in names]
-    items = pl.concat([items for items, _, _ in found]).unique("id", keep="first", maintain_order=True).sort("id")
-    pairs = pl.concat([pairs for _, pairs, _ in found])
-    sets = [report for _, _, report in found]
-    report = {
-        "rows": sum(one["rows"] for one in sets),
-        "pairs": len(pairs),
-        "items": len(items),
-        "images": items.filter(pl.col("member") != "").select("archive", "member").n_unique(),
-        "left_out": sum(one["left_out"]["count"] for one in sets),
-        "sets": sets,
-    }
-    return items, pairs, report
-
-
-def _train_set(
-    root: Path, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    folder = root / "MMEB-train"
+    folder = Path(root) / "MMEB-train"
     frame = _read(folder, name, instructions, dict.fromkeys(_TRAIN, pl.String), _TRAIN)
     total = len(frame)
     if total > cap:

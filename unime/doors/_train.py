@@ -21,11 +21,12 @@ def embedder(kind: str) -> Run:
         from unime.data.items import Items
         from unime.train.embedder import train_embedder
 
+        sets = config.data.train_sets
         if kind == "in_batch":
-            table = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
+            table = artifacts.read_tables(inputs[0], sets, "pairs.parquet", artifacts.PAIRS)
         else:
-            table = artifacts.read_table(inputs[1] / "mined.parquet", artifacts.MINED)
-        items = Items.open(inputs[0], config.data.max_pixels)
+            table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
+        items = Items.of_sets(inputs[0], sets, config.data.max_pixels)
         backbone = load(config.models.base, models=config.models, train=True)
         return train_embedder(kind, table, items, backbone, config, job, outputs[0])
 
@@ -35,9 +36,10 @@ def embedder(kind: str) -> Run:
 def mined(kind: str) -> Door:
     """The door of an embedder that is trained on mined negatives."""
     return Door(
-        sections=("seed", "models", "data.max_pixels", "train.lora", f"train.{kind}"),
+        sections=("seed", "models", "data.train_sets", "data.max_pixels", "train.lora", f"train.{kind}"),
         inputs=("results/data/train", "results/mine", "{models.base}"),
         outputs=(f"results/train/{kind}",),
+        sweep={"results/data/train": "data.train_sets", "results/mine": "data.train_sets"},
         run=embedder(kind),
         threads=1,
     )

@@ -1,4 +1,4 @@
-"""Read the training sets in their published layout: items by content id, and pairs."""
+"""Read one training set in its published layout: items by content id, and pairs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,22 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.data import mmeb
 
+    assert job.item is not None
     data = config.data
     items, pairs, report = mmeb.read_train(
-        data.root, data.train_sets, data.instructions, data.cap, config.seed, data.max_pixels, data.bad_rows, job
+        data.root, job.item, data.instructions, data.cap, config.seed, data.max_pixels, data.bad_rows, job
     )
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, outputs[0] / "pairs.parquet", artifacts.PAIRS)
     artifacts.write_json(report, outputs[0] / "report.json")
-    left_out = f", {report['left_out']:,} rows left out (report.json)" if report["left_out"] else ""
-    return f"{len(pairs):,} pairs of {len(data.train_sets)} sets, {len(items):,} items{left_out}"
+    left_out = f", {report['left_out']['count']:,} rows left out (report.json)" if report["left_out"]["count"] else ""
+    return f"{len(pairs):,} pairs, {len(items):,} items{left_out}"
 
 
 DOOR = Door(
-    sections=(
-        "seed",
-        "data.root",
-        "data.train_sets",
-        "data.instructions",
-        "data.cap",
-        "data.max_pixels",
-        "data.bad_rows",
-    ),
+    sections=("seed", "data.root", "data.instructions", "data.cap", "data.max_pixels", "data.bad_rows"),
     inputs=("{data.root}/MMEB-train",),
-    outputs=("results/data/train",),
+    outputs=("results/data/train/{item}",),
+    items="data.train_sets",
     run=run,
-    threads=2,
 )

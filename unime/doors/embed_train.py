@@ -1,4 +1,4 @@
-"""Embed every distinct training item once with the base embedder."""
+"""Embed every distinct item of one training set once with the base embedder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("models", "embed", "data.max_pixels"),
-    inputs=("results/data/train", "results/train/in_batch", "{models.base}"),
-    outputs=("results/embed/train",),
+    inputs=("results/data/train/{item}", "results/train/in_batch", "{models.base}"),
+    outputs=("results/embed/train/{item}",),
+    items="data.train_sets",
     run=run,
-    threads=2,
 )

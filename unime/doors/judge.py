@@ -1,4 +1,4 @@
-"""Let an MLLM judge every pair's positive and candidates: Yes or No, as a score."""
+"""Let an MLLM judge each pair's positive and candidates in one training set: Yes or No, as a score."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("models", "judge", "data.max_pixels"),
-    inputs=("results/data/train", "results/retrieve", "{models.judge}"),
-    outputs=("results/judge",),
+    inputs=("results/data/train/{item}", "results/retrieve/{item}", "{models.judge}"),
+    outputs=("results/judge/{item}",),
+    items="data.train_sets",
     run=run,
-    threads=2,
 )

@@ -1,4 +1,4 @@
-"""Sift the judged candidates into hard negatives."""
+"""Sift the judged candidates of one training set into hard negatives."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("seed", "mine"),
-    inputs=("results/data/train", "results/retrieve", "results/judge"),
-    outputs=("results/mine",),
+    inputs=("results/data/train/{item}", "results/retrieve/{item}", "results/judge/{item}"),
+    outputs=("results/mine/{item}",),
+    items="data.train_sets",
     run=run,
-    threads=2,
 )

@@ -15,15 +15,16 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.report import mining
 
     data, retrieved, judged, mined, truth = inputs
-    pairs = artifacts.read_table(data / "pairs.parquet", artifacts.PAIRS)
+    sets = config.data.train_sets
+    pairs = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
     facts = artifacts.read_table(truth, artifacts.TRUTH)
     known = set(pairs["dataset"]) <= set(facts["dataset"])  # other data than the embedded suite has no ground truth
     figures = mining.report(
         pairs,
-        artifacts.read_table(retrieved / "hits.parquet", artifacts.HITS),
-        artifacts.read_table(retrieved / "pools.parquet", artifacts.POOLS),
-        artifacts.read_table(judged / "judgements.parquet", artifacts.JUDGEMENTS),
-        artifacts.read_table(mined / "mined.parquet", artifacts.MINED),
+        artifacts.read_tables(retrieved, sets, "hits.parquet", artifacts.HITS),
+        artifacts.read_tables(retrieved, sets, "pools.parquet", artifacts.POOLS),
+        artifacts.read_tables(judged, sets, "judgements.parquet", artifacts.JUDGEMENTS),
+        artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED),
         beta=config.mine.beta,
         truth=Truth(facts) if known else None,
     )
@@ -37,8 +38,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("mine.beta",),
+    sections=("data.train_sets", "mine.beta"),
     inputs=("results/data/train", "results/retrieve", "results/judge", "results/mine", "data/nano/truth.parquet"),
     outputs=("results/mining_report",),
+    sweep=dict.fromkeys(("results/data/train", "results/retrieve", "results/judge", "results/mine"), "data.train_sets"),
     run=run,
 )

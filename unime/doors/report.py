@@ -15,7 +15,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.report import charts, page, table
 
-    evaluated, mining, train, data = inputs
+    evaluated, mining, data_train, data_eval = inputs
     csv, markdown, metrics, drawings, html = outputs
     tasks = config.evaluate.tasks
     found = table.build(pl.concat([artifacts.read_table(evaluated / name / "scores.parquet", artifacts.SCORES) for name in tasks]), tasks)
@@ -24,8 +24,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     for meta, svg in drawn.items():
         (drawings / f"{meta}.svg").write_text(svg, encoding="utf-8")
     text = (mining / "mining.md").read_text(encoding="utf-8")
-    reports = [artifacts.read_json(data / name / "report.json") for name in tasks]
-    html.write_text(page.page(found, drawn, text, artifacts.read_json(train), reports), encoding="utf-8")
+    train = [artifacts.read_json(data_train / name / "report.json") for name in config.data.train_sets]
+    evaluation = [artifacts.read_json(data_eval / name / "report.json") for name in tasks]
+    html.write_text(page.page(found, drawn, text, train, evaluation), encoding="utf-8")
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
     artifacts.write_json(table.to_metrics(found), metrics)
@@ -34,10 +35,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("evaluate.tasks",),
-    inputs=("results/evaluate", "results/mining_report", "results/data/train/report.json", "results/data/eval"),
+    sections=("data.train_sets", "evaluate.tasks"),
+    inputs=("results/evaluate", "results/mining_report", "results/data/train", "results/data/eval"),
     outputs=("results/mmeb_table.csv", "results/mmeb_table.md", "results/metrics.json", "results/charts", "results/report.html"),
-    items="evaluate.tasks",
-    sweep=("results/evaluate", "results/data/eval"),
+    sweep={"results/evaluate": "evaluate.tasks", "results/data/train": "data.train_sets", "results/data/eval": "evaluate.tasks"},
     run=run,
 )

@@ -1,4 +1,4 @@
-"""Find the most similar candidates of every query in its own data set."""
+"""Find the most similar candidates of every query in its own training set."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("retrieve",),
-    inputs=("results/data/train", "results/embed/train"),
-    outputs=("results/retrieve",),
+    inputs=("results/data/train/{item}", "results/embed/train/{item}"),
+    outputs=("results/retrieve/{item}",),
+    items="data.train_sets",
     run=run,
-    threads=2,
 )

@@ -6,9 +6,10 @@ from unime.door import Door
 from unime.doors._train import embedder
 
 DOOR = Door(
-    sections=("seed", "models", "data.max_pixels", "train.lora", "train.in_batch"),
+    sections=("seed", "models", "data.train_sets", "data.max_pixels", "train.lora", "train.in_batch"),
     inputs=("results/data/train", "{models.base}"),
     outputs=("results/train/in_batch",),
+    sweep={"results/data/train": "data.train_sets"},
     run=embedder("in_batch"),
     threads=2,
 )

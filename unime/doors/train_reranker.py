@@ -15,16 +15,18 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.data.items import Items
     from unime.train.reranker import train_reranker
 
-    table = artifacts.read_table(inputs[1] / "mined.parquet", artifacts.MINED)
-    items = Items.open(inputs[0], config.data.max_pixels)
+    sets = config.data.train_sets
+    table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
+    items = Items.of_sets(inputs[0], sets, config.data.max_pixels)
     backbone = load(config.models.reranker, models=config.models, train=True)
     return train_reranker(table, items, backbone, config, job, outputs[0])
 
 
 DOOR = Door(
-    sections=("seed", "models", "data.max_pixels", "train.reranker"),
+    sections=("seed", "models", "data.train_sets", "data.max_pixels", "train.reranker"),
     inputs=("results/data/train", "results/mine", "{models.reranker}"),
     outputs=("results/train/reranker",),
+    sweep={"results/data/train": "data.train_sets", "results/mine": "data.train_sets"},
     run=run,
     threads=1,
 )

@@ -19,12 +19,12 @@ def page(
     results: Table,
     charts: Mapping[str, str],
     mining: str,
-    train: Mapping[str, Any],
+    train: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
     images: Mapping[str, str] | None = None,
 ) -> str:
     """The whole page.  `charts`: SVG by meta-task; `mining`: the mining report in markdown, `images` the SVG texts it names;
-    `train`, `tasks`: the report.json of results/data/train and of every results/data/eval/<task>."""
+    `train`, `tasks`: the report.json of every results/data/train/<set> and results/data/eval/<task>."""
     sections = {
         "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),
         "Mining": html.render(_without_title(mining), images, deeper=1),
@@ -35,7 +35,7 @@ def page(
     return html.page("UniME-V2 report", f"<h1>UniME-V2: embeddings from a judge's soft scores</h1>\n{menu}\n{body}")
 
 
-def data_markdown(train: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> str:
+def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> str:
     """What the data stages read, kept and left out."""
     lines = ["# Training sets", ""]
     lines += _grid(
@@ -52,7 +52,7 @@ def data_markdown(train: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) 
                 one["left_out"]["count"],
                 _shares(one["modalities"]),
             ]
-            for one in train["sets"]
+            for one in train
         ],
     )
     lines += [
@@ -87,7 +87,7 @@ def data_markdown(train: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) 
         "# Left out",
         "",
     ]
-    return "\n".join(lines + _left_out([*train["sets"], *tasks]))
+    return "\n".join(lines + _left_out([*train, *tasks]))
 
 
 def _by_meta(results: Table, charts: Mapping[str, str]) -> str:

@@ -3,23 +3,23 @@
 
 rule data_train:
     input:
-        needs("data_train"),
+        needs("data_train@{set}"),
         ancient(CONFIG.data.root),
     output:
-        directory("results/data/train"),
-        touch(done("data_train")),
+        directory("results/data/train/{set}"),
+        touch(done("data_train@{set}")),
     log:
-        "logs/dvc/data_train.log",
+        "logs/dvc/data_train.{set}.log",
     benchmark:
-        "logs/benchmarks/data_train.tsv"
+        "logs/benchmarks/data_train.{set}.tsv"
     conda:
         "../../envs/data.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=240,
     shell:
-        repro("data_train")
+        repro("data_train@{wildcards.set}")
 
 
 rule data_eval:

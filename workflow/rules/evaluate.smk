@@ -32,9 +32,9 @@ rule evaluate:
 rule report:
     input:
         needs("report"),
-        ancient(expand("results/evaluate/{task}", task=CONFIG.evaluate.tasks)),
-        ancient(expand("results/data/eval/{task}", task=CONFIG.evaluate.tasks)),
-        ancient("results/data/train"),
+        ancient(expand("results/evaluate/{task}", task=TASKS)),
+        ancient(expand("results/data/eval/{task}", task=TASKS)),
+        ancient(expand("results/data/train/{set}", set=SETS)),
         ancient("results/mining_report"),
     output:
         "results/mmeb_table.csv",

@@ -3,58 +3,58 @@
 
 rule judge:
     input:
-        needs("judge"),
-        ancient("results/data/train"),
-        ancient("results/retrieve"),
+        needs("judge@{set}"),
+        ancient("results/data/train/{set}"),
+        ancient("results/retrieve/{set}"),
         ancient(CONFIG.models.judge),
     output:
-        directory("results/judge"),
-        touch(done("judge")),
+        directory("results/judge/{set}"),
+        touch(done("judge@{set}")),
     log:
-        "logs/dvc/judge.log",
+        "logs/dvc/judge.{set}.log",
     benchmark:
-        "logs/benchmarks/judge.tsv"
+        "logs/benchmarks/judge.{set}.tsv"
     conda:
         "../../envs/judge.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=1440,
         gpu=GPU,
     shell:
-        repro("judge")
+        repro("judge@{wildcards.set}")
 
 
 rule mine:
     input:
-        needs("mine"),
-        ancient("results/data/train"),
-        ancient("results/retrieve"),
-        ancient("results/judge"),
+        needs("mine@{set}"),
+        ancient("results/data/train/{set}"),
+        ancient("results/retrieve/{set}"),
+        ancient("results/judge/{set}"),
     output:
-        directory("results/mine"),
-        touch(done("mine")),
+        directory("results/mine/{set}"),
+        touch(done("mine@{set}")),
     log:
-        "logs/dvc/mine.log",
+        "logs/dvc/mine.{set}.log",
     benchmark:
-        "logs/benchmarks/mine.tsv"
+        "logs/benchmarks/mine.{set}.tsv"
     conda:
         "../../envs/data.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
     shell:
-        repro("mine")
+        repro("mine@{wildcards.set}")
 
 
 rule mining_report:
     input:
         needs("mining_report"),
-        ancient("results/data/train"),
-        ancient("results/retrieve"),
-        ancient("results/judge"),
-        ancient("results/mine"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient(expand("results/judge/{set}", set=SETS)),
+        ancient(expand("results/mine/{set}", set=SETS)),
         ancient("data/nano"),
     output:
         directory("results/mining_report"),

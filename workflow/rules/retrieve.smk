@@ -4,7 +4,7 @@
 rule train_in_batch:
     input:
         needs("train_in_batch"),
-        ancient("results/data/train"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
         ancient(CONFIG.models.base),
     output:
         directory("results/train/in_batch"),
@@ -26,45 +26,45 @@ rule train_in_batch:
 
 rule embed_train:
     input:
-        needs("embed_train"),
-        ancient("results/data/train"),
+        needs("embed_train@{set}"),
+        ancient("results/data/train/{set}"),
         ancient("results/train/in_batch"),
         ancient(CONFIG.models.base),
     output:
-        directory("results/embed/train"),
-        touch(done("embed_train")),
+        directory("results/embed/train/{set}"),
+        touch(done("embed_train@{set}")),
     log:
-        "logs/dvc/embed_train.log",
+        "logs/dvc/embed_train.{set}.log",
     benchmark:
-        "logs/benchmarks/embed_train.tsv"
+        "logs/benchmarks/embed_train.{set}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=720,
         gpu=GPU,
     shell:
-        repro("embed_train")
+        repro("embed_train@{wildcards.set}")
 
 
 rule retrieve:
     input:
-        needs("retrieve"),
-        ancient("results/data/train"),
-        ancient("results/embed/train"),
+        needs("retrieve@{set}"),
+        ancient("results/data/train/{set}"),
+        ancient("results/embed/train/{set}"),
     output:
-        directory("results/retrieve"),
-        touch(done("retrieve")),
+        directory("results/retrieve/{set}"),
+        touch(done("retrieve@{set}")),
     log:
-        "logs/dvc/retrieve.log",
+        "logs/dvc/retrieve.{set}.log",
     benchmark:
-        "logs/benchmarks/retrieve.tsv"
+        "logs/benchmarks/retrieve.{set}.tsv"
     conda:
         "../../envs/data.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=120,
     shell:
-        repro("retrieve")
+        repro("retrieve@{wildcards.set}")

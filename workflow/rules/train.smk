@@ -4,8 +4,8 @@
 rule train_hard_negatives:
     input:
         needs("train_hard_negatives"),
-        ancient("results/data/train"),
-        ancient("results/mine"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/mine/{set}", set=SETS)),
         ancient(CONFIG.models.base),
     output:
         directory("results/train/hard_negatives"),
@@ -28,8 +28,8 @@ rule train_hard_negatives:
 rule train_unime_v2:
     input:
         needs("train_unime_v2"),
-        ancient("results/data/train"),
-        ancient("results/mine"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/mine/{set}", set=SETS)),
         ancient(CONFIG.models.base),
     output:
         directory("results/train/unime_v2"),
@@ -52,8 +52,8 @@ rule train_unime_v2:
 rule train_reranker:
     input:
         needs("train_reranker"),
-        ancient("results/data/train"),
-        ancient("results/mine"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/mine/{set}", set=SETS)),
         ancient(CONFIG.models.reranker),
     output:
         directory("results/train/reranker"),

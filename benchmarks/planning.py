@@ -1,0 +1,107 @@
+"""What the two tools cost when nothing is to be done, and what a job costs beside its command: python benchmarks/planning.py [rounds]
+
+Two checkouts in a temporary folder: the default configuration, and MMEB's size (20 training sets, 36 tasks).  Every output is one small
+file, recorded with `dvc commit`: what is measured is the planning, not the hashing of large files, which DVC does once a file.  The
+job is the stage that copies the nano MLLM, run by workflow/repro.py against its bare command, a new parameter each time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout without installation
+
+from unime.evaluate import tasks  # noqa: E402
+
+TRAIN = """A-OKVQA CIRR ChartQA DocVQA HatefulMemes ImageNet_1K InfographicsVQA MSCOCO MSCOCO_i2t MSCOCO_t2i N24News NIGHTS OK-VQA
+SUN397 VOC2007 VisDial Visual7W VisualNews_i2t VisualNews_t2i WebQA""".split()
+ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+
+
+def sh(command: str, cwd: Path) -> str:
+    done = subprocess.run(command, shell=True, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{command}: exit {done.returncode}\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def timed(command: str, cwd: Path) -> float:
+    start = time.perf_counter()
+    sh(command, cwd)
+    return time.perf_counter() - start
+
+
+def checkout(folder: Path, large: bool) -> int:
+    """A checkout in which every stage counts as done; gives the number of stages."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).exists() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    if large:
+        values["data"]["train_sets"] = TRAIN
+        values["evaluate"]["tasks"] = [name for name, task in tasks.TASKS.items() if task.suite == "mmeb"]
+        (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    sh("git init -q", folder)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    count = 0
+    for stage in stages.values():
+        items = [None]
+        if "foreach" in stage:
+            first, second = stage["foreach"].strip("${}").split(".")
+            items = values[first][second]
+        row = stage.get("do", stage)
+        for item in items:
+            count += 1
+            for out in [*row["outs"], *row.get("metrics", [])]:
+                path = folder / out.replace("${item}", str(item))
+                if path.suffix:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(f"{path.name}\n")
+                else:
+                    path.mkdir(parents=True, exist_ok=True)
+                    (path / "content").write_text(f"{path}\n")
+    for name in ("MMEB-train", "MMEB-eval"):
+        (folder / "data/nano" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "data/nano" / name / "content").write_text(name)
+    (folder / "data/nano/truth.parquet").write_text("truth")
+    sh("dvc commit -q -f", folder)
+    return count
+
+
+def main(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, large in (("default configuration", False), ("MMEB's size", True)):
+            folder = Path(temporary) / name
+            stages = checkout(folder, large)
+            if "Nothing to be done" not in sh("snakemake -n", folder) or "up to date" not in sh("dvc status", folder):
+                raise SystemExit(f"{folder}: something is stale; nothing to measure")
+            times: dict[str, list[float]] = {}
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            for number in range(rounds):
+                for command in ("snakemake -n", "dvc status", "python workflow/repro.py report"):
+                    times.setdefault(command, []).append(timed(command, folder))
+                config["nano"]["pretrain"]["seed"] = 100 + number
+                (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+                bare = timed("python -m unime nano_mllm", folder)
+                job = timed("python workflow/repro.py nano_mllm", folder)
+                times.setdefault("a job, without its command", []).append(job - bare)
+            lines = len((folder / "dvc.lock").read_text().splitlines())
+            print(f"{name}: {stages} stages, {lines:,} lines of dvc.lock; seconds, median (min to max) of {rounds}")
+            for what, found in times.items():
+                print(f"  {what:34} {statistics.median(found):5.2f} ({min(found):.2f} to {max(found):.2f})")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

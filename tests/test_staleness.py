@@ -1,0 +1,526 @@
+"""One truth about what is stale, on a tiny version of the embedded suite: whoever runs, after whatever happened to the files.
+
+Every test works in a Git checkout of its own, a copy of one in which the pipeline has run.  What was truly computed is read from the
+stages' own logs: a stage that DVC skips or restores writes none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.utils.serialize import load_yaml
+
+from unime import config as config_module
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
+SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
+EVALUATE = {f"evaluate@{task}" for task in TASKS}
+TRAINED = {"train_hard_negatives", "train_unime_v2", "train_reranker"}
+BELOW_MINE = {*TRAINED, "mining_report", *EVALUATE, "report"}
+MODELS = {"train_in_batch", f"embed_train@{SET}", f"retrieve@{SET}", f"judge@{SET}", f"mine@{SET}"}
+ALL = {"suite", "nano_mllm", f"data_train@{SET}", *(f"data_eval@{task}" for task in TASKS), *MODELS, *BELOW_MINE}
+TABLE = "results/mmeb_table.csv"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / "assets" / "nano-mllm" / "model.safetensors").exists(), reason="assets/nano-mllm has no weights in this checkout"
+    ),
+]
+
+
+class Checkout:
+    """A Git checkout, and what its tools say and do."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.seen: dict[Path, int] = self._logs()
+
+    def sh(self, command: str, code: int | None = 0) -> str:
+        """What a command prints, its exit code checked; None: any."""
+        done = subprocess.run(
+            command, shell=True, cwd=self.root, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert code is None or done.returncode == code, f"{command}\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """A command in the background, in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            shell=True,
+            cwd=self.root,
+            env=ENVIRONMENT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+    def until(self, path: str, process: subprocess.Popen[str]) -> None:
+        """Wait for a file that a running command writes."""
+        limit = time.monotonic() + 120
+        while not list(self.root.glob(path)):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < limit, path
+            time.sleep(0.02)
+
+    def _logs(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (self.root / "logs").glob("*.log")}
+
+    def computed(self) -> set[str]:
+        """Stages whose command has run since this was last asked."""
+        now = self._logs()
+        found = {path.stem.replace(".", "@", 1) for path, stamp in now.items() if self.seen.get(path) != stamp}
+        self.seen = now
+        return found
+
+    def plan(self, target: str = "") -> set[str]:
+        return set(re.findall(r"output:.*?snakemake/done/(\S+)", self.sh(f"snakemake -n {target}")))
+
+    def plan_dvc(self) -> set[str]:
+        return set(re.findall(r"Running stage '(.*?)'", self.sh("dvc repro --dry --force-downstream")))
+
+    def status(self) -> set[str]:
+        return set(json.loads(self.sh("dvc status --json")))
+
+    def lock(self) -> dict[str, dict]:
+        return load_yaml(self.root / "dvc.lock")["stages"]
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.root / path).read_text()
+        assert text.count(old) == 1, (path, old)
+        (self.root / path).write_text(text.replace(old, new))
+
+    def configure(self, key: str, value: object) -> None:
+        """Set one value of config.yaml."""
+        values = yaml.safe_load((self.root / "config.yaml").read_text())
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[last] = value
+        config_module.parse(values)
+        (self.root / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def copy(self, folder: Path) -> Checkout:
+        shutil.copytree(self.root, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+        return Checkout(folder)
+
+    def clone(self, folder: Path, pull: bool = False) -> Checkout:
+        """A Git clone of this checkout's committed state."""
+        self.sh("git add -A && git commit -qm state --allow-empty")
+        self.sh(f"git clone -q . '{folder}'")
+        other = Checkout(folder)
+        if pull:
+            other.sh("dvc pull -q")
+        return other
+
+    def assert_clean(self) -> None:
+        """Both tools say that nothing is to be done."""
+        assert self.status() == set() and "Nothing to be done" in self.sh("snakemake -n")
+
+    def assert_idle(self) -> None:
+        """Every tool says that nothing is to be done, in each of its ways, and does nothing."""
+        self.assert_clean()
+        assert self.plan_dvc() == set() and "Nothing to be done" in self.sh("snakemake")
+        assert self.sh("dvc repro").count("didn't change, skipping") == len(self.sh("dvc stage list --name-only").split())
+        assert self.computed() == set()
+
+
+def tiny() -> dict:
+    """The repository's configuration, seconds a stage."""
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    values["nano"]["suite"] |= {"train_rows": 12, "eval_rows": 4, "candidates": 6}
+    values["data"]["train_sets"] = [SET]
+    for name in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
+        values["train"][name] |= {"steps": 2, "batch": 4, "micro": 4, "warmup": 1, "checkpoint": 1}
+    values["evaluate"]["tasks"] = TASKS
+    config_module.parse(values)
+    return values
+
+
+def new(folder: Path) -> Checkout:
+    """A Git checkout of this working tree with the tiny configuration; nothing has run."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).exists() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    (folder / "config.yaml").write_text(yaml.safe_dump(tiny(), sort_keys=False))
+    made = Checkout(folder)
+    made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which a fresh `snakemake --cores all` has run."""
+    made = new(tmp_path_factory.mktemp("staleness") / "a checkout")
+    made.sh("snakemake --cores all")
+    return made
+
+
+@pytest.fixture
+def checkout(finished: Checkout, tmp_path: Path) -> Checkout:
+    return finished.copy(tmp_path / "copy")
+
+
+# 1 to 4: parameters and time stamps
+
+
+def test_a_fresh_run_runs_all_and_then_no_tool_has_anything_to_do(finished: Checkout) -> None:
+    assert finished.computed() == ALL == set(finished.lock())
+    finished.assert_idle()
+
+
+@pytest.mark.parametrize("tool", ["snakemake", "dvc repro"])
+def test_a_changed_parameter_is_the_same_plan_in_both_tools_and_changed_back_computes_nothing(checkout: Checkout, tool: str) -> None:
+    checkout.configure("mine.beta", 0.02)
+    stale = {f"mine@{SET}", *BELOW_MINE}
+    assert checkout.plan() == checkout.plan_dvc() == stale
+    assert checkout.status() == {f"mine@{SET}", "mining_report"}  # both read mine.beta
+    checkout.sh(tool)
+    assert {f"mine@{SET}", "mining_report"} <= checkout.computed() <= stale
+    checkout.assert_clean()
+    checkout.configure("mine.beta", 0.01)
+    assert checkout.plan() == checkout.plan_dvc() == stale
+    checkout.sh(tool)
+    assert checkout.computed() == set()
+    checkout.assert_clean()
+
+
+def test_touched_files_are_not_stale(checkout: Checkout) -> None:
+    checkout.sh("find . -path ./.git -prune -o -path ./.dvc/cache -prune -o -type f -exec touch {} +")
+    checkout.computed()  # logs were touched too
+    checkout.assert_idle()
+
+
+# 5: remotes
+
+
+def test_a_clone_takes_what_a_remote_has(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.sh(f"dvc remote add -q -d shared '{tmp_path / 'remote'}' && dvc push -q --run-cache")
+
+    pulled = checkout.clone(tmp_path / "pulled", pull=True)
+    assert "Nothing to be done" in pulled.sh(f"snakemake {TABLE}")
+    pulled.assert_idle()
+
+    shutil.rmtree(pulled.root / ".snakemake")
+    pulled.configure("evaluate.tie_rule", "first")
+    assert pulled.plan(TABLE) == {*EVALUATE, "report"}
+    pulled.sh(f"snakemake {TABLE}")
+    assert {*EVALUATE} <= pulled.computed() <= {*EVALUATE, "report"}
+    pulled.assert_clean()
+
+    bare = checkout.clone(tmp_path / "bare")
+    bare.sh(f"snakemake {TABLE}")
+    assert bare.computed() == set() and bare.lock() == checkout.lock()
+    bare.assert_clean()
+
+    # and what was made elsewhere since, under another dvc.lock: its run-cache entries come from the remote
+    pulled.sh("dvc push -q --run-cache")
+    bare.configure("evaluate.tie_rule", "first")
+    bare.sh("snakemake")
+    assert bare.computed() == set() and bare.lock() == pulled.lock()
+
+
+def test_a_remote_that_cannot_be_reached_costs_nothing_that_is_here(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.sh(f"dvc remote add -q -d shared '{tmp_path / 'nowhere'}'")
+    checkout.configure("evaluate.tie_rule", "first")
+    checkout.sh("snakemake")
+    assert checkout.computed() >= EVALUATE
+    checkout.assert_clean()
+
+
+# 6 and 7: damaged intermediates
+
+
+@pytest.mark.parametrize("victim", [f"results/judge/{SET}", f"results/retrieve/{SET}/hits.parquet", TABLE])
+def test_a_deleted_intermediate_is_restored(checkout: Checkout, victim: str) -> None:
+    for tool in ("snakemake", "dvc repro"):
+        path = checkout.root / victim
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert checkout.status()
+        checkout.sh(tool)
+        assert path.exists() and checkout.computed() == set()
+        checkout.assert_clean()
+
+
+def test_a_corrupted_intermediate_is_repaired_and_nothing_is_built_on_it(checkout: Checkout) -> None:
+    want, file = checkout.lock(), checkout.root / f"results/judge/{SET}/judgements.parquet"
+    good = file.read_bytes()
+    for tool in ("snakemake", "dvc repro"):
+        file.write_bytes(good[:-9] + b"corrupted")
+        assert checkout.status() >= {f"judge@{SET}"} and f"judge@{SET}" in checkout.plan(TABLE)
+        checkout.sh(tool)
+        assert file.read_bytes() == good and checkout.computed() == set() and checkout.lock() == want
+        checkout.assert_clean()
+    # the cached copy is gone too: computed again, to the same bytes
+    cached = lost_copy(checkout, file)
+    cached.unlink()
+    file.write_bytes(good[:-9] + b"corrupted")
+    checkout.sh("snakemake")
+    assert file.read_bytes() == good and checkout.computed() == {f"judge@{SET}"} and checkout.lock() == want
+    # the cached copy is there, and is not what its name says: dropped
+    os.chmod(cached, 0o644)
+    cached.write_bytes(good[:-9] + b"corrupted")
+    os.chmod(cached, 0o444)
+    file.unlink()
+    checkout.sh("snakemake")
+    assert file.read_bytes() == good and checkout.computed() == {f"judge@{SET}"} and checkout.lock() == want
+    checkout.assert_clean()
+
+
+def lost_copy(checkout: Checkout, file: Path) -> Path:
+    """Where DVC's cache has a file's content."""
+    md5 = checkout.sh(f"md5sum '{file}'").split()[0]
+    cached = checkout.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    assert cached.read_bytes() == file.read_bytes()
+    return cached
+
+
+# 8: code
+
+
+def test_an_edited_module_is_its_room_and_those_below(checkout: Checkout) -> None:
+    for tool, metric in (("snakemake", "recall@2"), ("dvc repro", "recall@3")):
+        text = (checkout.root / "unime/evaluate/metrics.py").read_text()
+        (checkout.root / "unime/evaluate/metrics.py").write_text(text + f'\nLAST = "{metric}"\n')
+        assert checkout.plan() == checkout.plan_dvc() == {*EVALUATE, "report"} and checkout.status() == EVALUATE
+        checkout.sh(tool)
+        assert checkout.computed() == EVALUATE  # equal scores: the report is not made again
+        checkout.assert_clean()
+
+
+def test_a_comment_reruns_its_room_and_stops_there(checkout: Checkout) -> None:
+    text = (checkout.root / "unime/retrieve.py").read_text()
+    (checkout.root / "unime/retrieve.py").write_text(text + "\n# a comment\n")
+    assert checkout.plan() == checkout.plan_dvc() == {f"retrieve@{SET}", f"judge@{SET}", f"mine@{SET}", *BELOW_MINE}
+    checkout.sh("snakemake")
+    assert checkout.computed() == {f"retrieve@{SET}"}
+    checkout.assert_clean()
+
+
+# 9: from scratch, by either tool
+
+
+def test_either_tool_from_scratch_records_the_same_and_evaluations_overlap(finished: Checkout, tmp_path: Path) -> None:
+    other = new(tmp_path / "dvc")
+    other.sh("dvc repro")
+    assert other.computed() == ALL and other.lock() == finished.lock()
+    other.assert_idle()
+    spans = []
+    for task in TASKS:
+        lines = (finished.root / f"logs/evaluate.{task}.log").read_text().splitlines()
+        spans.append([datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in (lines[0], lines[-1])])
+    assert max(start for start, _ in spans) < min(end for _, end in spans) or (os.cpu_count() or 1) < 2
+
+
+# 10: failures and kills
+
+
+def test_what_finished_before_a_failure_is_kept_and_the_rerun_goes_on(checkout: Checkout) -> None:
+    checkout.configure("train.reranker.batch", 500)  # more than there are rows
+    checkout.configure("train.unime_v2.lr", 0.001)
+    text = checkout.sh("snakemake --keep-going", code=1)
+    assert "a batch of 500 is more than the" in text and "train_unime_v2" in text
+    assert checkout.computed() == {"train_reranker", "train_unime_v2"}
+    assert checkout.status() >= {"train_reranker"} and "train_unime_v2" not in checkout.status()
+    assert not (checkout.root / "results/train/reranker").exists() and not list((checkout.root / "results").rglob(".*.tmp"))
+    checkout.configure("train.reranker.batch", 4)
+    checkout.sh("snakemake")
+    assert EVALUATE <= checkout.computed() <= {*EVALUATE, "report"}
+    checkout.assert_clean()
+
+
+def test_kill_9_of_everything_leaves_nothing_that_counts_as_done_and_nobody_is_asked_to_unlock(checkout: Checkout) -> None:
+    want = checkout.lock()
+    checkout.configure("train.unime_v2.steps", 60)
+    process = checkout.start("snakemake --cores 1 results/train/unime_v2")
+    checkout.until(TRAINING, process)
+    kill_all(process)
+    checkout.computed()
+    assert not (checkout.root / "results/train/unime_v2").exists() and checkout.lock() == want
+    checkout.sh("snakemake results/train/unime_v2")
+    assert checkout.computed() == {"train_unime_v2"}
+    assert "resumed after step" in (checkout.root / "logs/train_unime_v2.log").read_text()
+    # locks whose owners are gone: a number that is another process's now, and a file cut off in the middle
+    rwlock = checkout.root / ".dvc/tmp/rwlock"
+    for left in (json.dumps({"write": {str(checkout.root / "results"): {"pid": os.getpid(), "cmd": "dvc repro gone"}}}), '{"write": {"'):
+        rwlock.write_text(left)
+        checkout.sh("snakemake results/train/unime_v2")
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to a command and everything that it has started."""
+    import psutil
+
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        one.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+# 11: tasks come and go
+
+
+def test_a_task_added_is_its_evaluation_and_the_table_and_removed_only_the_table(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.configure("evaluate.tasks", [*TASKS, "NanoPhrase"])
+    wanted = {"data_eval@NanoPhrase", "evaluate@NanoPhrase", "report"}
+    assert checkout.plan() == checkout.plan_dvc() == wanted
+    checkout.sh("snakemake")
+    assert checkout.computed() == wanted
+    assert "NanoPhrase" in (checkout.root / TABLE).read_text()
+    checkout.assert_clean()
+    checkout.configure("evaluate.tasks", TASKS)
+    assert checkout.plan() == checkout.plan_dvc() == {"report"}
+    checkout.sh("snakemake")
+    assert checkout.computed() <= {"report"} and "NanoPhrase" not in (checkout.root / TABLE).read_text()
+    checkout.assert_clean()
+    checkout.sh(f"dvc remote add -q -d shared '{tmp_path / 'remote'}' && dvc push -q")
+    assert checkout.clone(tmp_path / "clone", pull=True).status() == set()
+
+
+# 12 to 14: parts, turns, at once
+
+
+def test_a_partial_target_leaves_the_rest_stale(checkout: Checkout) -> None:
+    checkout.configure("mine.beta", 0.02)
+    checkout.configure("train.in_batch.tau", 0.05)
+    checkout.configure("evaluate.tie_rule", "first")
+    checkout.sh("snakemake results/data/eval/NanoColor")
+    assert checkout.computed() == set()
+    checkout.sh("snakemake results/train/in_batch")
+    assert checkout.computed() == {"train_in_batch"}
+    assert checkout.status() >= {f"mine@{SET}", *EVALUATE, f"embed_train@{SET}"} and "train_in_batch" not in checkout.status()
+    assert checkout.plan() == ALL - {"suite", "nano_mllm", f"data_train@{SET}", "train_in_batch", *(f"data_eval@{task}" for task in TASKS)}
+
+
+def test_the_tools_used_in_turn_agree_at_each_step(checkout: Checkout) -> None:
+    checkout.configure("mine.beta", 0.02)
+    checkout.sh(f"dvc repro mine@{SET}")
+    assert checkout.computed() == {f"mine@{SET}"}
+    assert f"mine@{SET}" not in checkout.plan() | checkout.plan_dvc() | checkout.status()
+    checkout.sh("snakemake results/train/unime_v2")
+    assert checkout.computed() <= {"train_unime_v2"}
+    assert not {f"mine@{SET}", "train_unime_v2"} & (checkout.plan() | checkout.plan_dvc() | checkout.status())
+    checkout.sh("dvc repro mining_report")
+    assert checkout.computed() == {"mining_report"}
+    checkout.sh("snakemake")
+    assert not {f"mine@{SET}", "train_unime_v2", "mining_report"} & checkout.computed()
+    checkout.assert_clean()
+
+
+TRAINING = "scratch/train_unime_v2/*/*"  # there as soon as the training has its first checkpoint
+
+
+def test_two_runs_at_once_one_waits_or_refuses_and_nothing_breaks(checkout: Checkout) -> None:
+    checkout.configure("train.unime_v2.steps", 40)
+    running = checkout.start("snakemake results/train/unime_v2")
+    checkout.until(TRAINING, running)
+    for command in ("snakemake", "snakemake -n"):
+        assert "this checkout is in use: Snakemake is process" in checkout.sh(command, code=1)
+    assert "is busy, it is being blocked by" in checkout.sh("dvc repro --single-item train_unime_v2", code=255)
+    text = running.communicate()[0]
+    assert running.returncode == 0, text[-3000:]
+    assert checkout.computed() == {"train_unime_v2"} and "train_unime_v2" not in checkout.status()
+
+    checkout.configure("train.unime_v2.steps", 41)
+    running = checkout.start("dvc repro --single-item train_unime_v2")
+    checkout.until(TRAINING, running)
+    assert re.search(r"DVC is at work in this checkout: .*busy.*\n.*PID \d+.*dvc", checkout.sh("snakemake", code=1))
+    waiting = checkout.start(f"{sys.executable} workflow/repro.py train_unime_v2")
+    texts = [process.communicate()[0] for process in (running, waiting)]
+    assert running.returncode == waiting.returncode == 0, texts
+    assert "waiting: " in texts[1] and "didn't change, skipping" in texts[1]
+    checkout.sh("snakemake")
+    checkout.assert_clean()
+
+
+def test_a_job_whose_lock_entries_another_node_has_dropped_still_ends_well(checkout: Checkout) -> None:
+    """DVC on another node takes an unknown process number for a dead process, and drops its entries."""
+    checkout.configure("train.unime_v2.steps", 20)
+    process = checkout.start(f"{sys.executable} workflow/repro.py train_unime_v2")
+    checkout.until(TRAINING, process)
+    assert "unime_v2" in (checkout.root / ".dvc/tmp/rwlock").read_text()
+    (checkout.root / ".dvc/tmp/rwlock").write_text("{}")
+    text = process.communicate()[0]
+    assert process.returncode == 0 and "train_unime_v2" not in checkout.status(), text
+
+
+# 15 and 16: what is edited meanwhile, what is said twice
+
+
+@pytest.mark.parametrize("tool", ["snakemake results/train/unime_v2", "dvc repro --single-item train_unime_v2"])
+@pytest.mark.parametrize("what", ["config.yaml", "unime/doors/train_unime_v2.py"])
+def test_an_edit_while_a_stage_runs_fails_it_and_nothing_is_recorded(checkout: Checkout, tool: str, what: str) -> None:
+    checkout.configure("train.unime_v2.steps", 30)
+    before = (checkout.root / "dvc.lock").read_text()
+    runs = sorted((checkout.root / ".dvc/cache/runs").rglob("*"))
+    process = checkout.start(tool)
+    checkout.until(TRAINING, process)
+    if what == "config.yaml":
+        checkout.configure("train.unime_v2.tau", 0.03)
+    else:
+        (checkout.root / what).write_text((checkout.root / what).read_text() + "\n# meanwhile\n")
+    text = process.communicate()[0]
+    assert process.returncode != 0 and re.search(rf"{what}.* changed while train_unime_v2 was running", text)
+    assert (checkout.root / "dvc.lock").read_text() == before
+    assert sorted((checkout.root / ".dvc/cache/runs").rglob("*")) == runs
+    assert not (checkout.root / "results/train/unime_v2").exists() and "train_unime_v2" in checkout.status()
+    checkout.computed()
+    checkout.sh("snakemake results/train/unime_v2")
+    assert checkout.computed() == {"train_unime_v2"}
+
+
+def test_an_edit_after_the_stage_and_before_the_record_fails_it_too(checkout: Checkout) -> None:
+    """DVC reads code and configuration once more when the command has ended."""
+    late = checkout.root / "late.py"
+    late.write_text(
+        "import sys, pathlib\nsys.path.insert(0, 'workflow')\nimport repro\nfrom dvc.stage import run\nold = run.cmd_run\n"
+        "def cmd_run(*given, **named):\n    old(*given, **named)\n    path = pathlib.Path('unime/report/html.py')\n"
+        "    path.write_text(path.read_text() + '\\n# late\\n')\n"
+        "run.cmd_run = cmd_run\nsys.exit(repro.main('report'))\n"
+    )
+    checkout.configure("evaluate.tasks", TASKS[::-1])
+    before = checkout.lock()
+    assert "unime/report/html.py changed while it was running" in checkout.sh("python late.py", code=1)
+    assert checkout.lock() == before and not (checkout.root / TABLE).exists()
+
+
+def test_a_configuration_from_elsewhere_is_refused_and_a_new_config_file_is_seen_by_both_tools(checkout: Checkout) -> None:
+    (checkout.root / "other.yaml").write_text("seed: 1\n")
+    for option in ("--config seed=1", "--configfile other.yaml"):
+        assert "DVC reads config.yaml: write the values there" in checkout.sh(f"snakemake -n {option}", code=1)
+    values = tiny()
+    values["seed"], values["mine"]["interval"] = 43, 4
+    (checkout.root / "config.yaml").write_text("# another experiment\n" + yaml.safe_dump(values))
+    assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *(f"data_eval@{task}" for task in TASKS)}
+
+
+# what DVC shows of the results
+
+
+def test_metrics_plots_and_experiments(checkout: Checkout) -> None:
+    checkout.sh("git add -A && git commit -qm state")
+    shown = json.loads(checkout.sh("dvc metrics show --json"))
+    assert shown[""]["data"]["results/metrics.json"]["data"] == json.loads((checkout.root / "results/metrics.json").read_text())
+    checkout.sh("dvc exp run -q -S config.yaml:evaluate.rerank=2")
+    assert yaml.safe_load((checkout.root / "config.yaml").read_text())["evaluate"]["rerank"] == 2
+    assert checkout.computed() <= {*EVALUATE, "report"} and checkout.status() == set()
+    assert json.loads(checkout.sh("dvc metrics diff --json --all HEAD"))["results/metrics.json"]
+    checkout.sh("dvc plots show -o plots")
+    page = (checkout.root / "plots/index.html").read_text()
+    assert all(name in page for name in ("training loss", "unime_v2/log.csv", "classification.svg"))
