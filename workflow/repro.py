@@ -20,9 +20,11 @@ Uses parts of DVC that are not public: pyproject.toml pins it.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -33,14 +35,12 @@ from typing import Any
 
 import psutil
 from dvc import dvcfile, rwlock
-from dvc import logger as dvc_logger
 from dvc.exceptions import DvcException, ReproductionError
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
 from dvc.stage.cache import StageCache, _get_stage_hash
 from dvc.stage.exceptions import StageCmdFailedError
-from dvc.utils.serialize import load_yaml
 from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
@@ -56,7 +56,6 @@ class ChangedMeanwhile(DvcException):
 
 
 def main(stage: str) -> int:
-    dvc_logger.setup(logging.INFO)
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
     dvcfile.modify_yaml = replaced
     rwlock._release_read, rwlock._release_write = forgiving(rwlock._release_read), forgiving(rwlock._release_write)
@@ -93,19 +92,39 @@ def main(stage: str) -> int:
 
 @contextmanager
 def replaced(path: str, fs: Any = None) -> Iterator[dict[str, Any]]:
-    """DVC's `modify_yaml` for dvc.lock: the same text, by the library's fast reader and writer, renamed into place."""
+    """DVC's `modify_yaml` for dvc.lock: the same text, renamed into place; only the stages that change are read and written."""
     file = Path(path)
-    data = load_yaml(file) if file.exists() else {}
+    head, _, body = file.read_text(encoding="utf-8").partition("stages:\n") if file.exists() else ("", "", "")
+    blocks = {block.partition(":")[0].strip(): block for block in re.split(r"^(?=  \S)", body, flags=re.M) if block}
+    data: dict[str, Any] = {"stages": Stages(blocks)} if head else {}
     yield data
-    writer = YAML(typ="safe")
-    writer.Representer = Like
-    writer.default_flow_style, writer.sort_base_mapping_type_on_output, writer.allow_unicode = False, False, True
+    blocks |= {name: written({name: stage}) for name, stage in data["stages"].items()}
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        writer.dump(plain(data), temporary)
+        temporary.write_text((head or "schema: '2.0'\n") + "stages:\n" + "".join(blocks.values()), encoding="utf-8")
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Stages(dict[str, Any]):
+    """The stages of dvc.lock: one that is asked for is parsed out of the text, one that is set is held."""
+
+    def __init__(self, blocks: dict[str, str]):
+        super().__init__()
+        self.blocks = blocks
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return YAML(typ="safe").load(self.blocks[name])[name] if name in self.blocks else default
+
+
+def written(stages: dict[str, Any]) -> str:
+    """A stage's block in dvc.lock."""
+    writer, text = YAML(typ="safe"), io.StringIO()
+    writer.Representer = Like
+    writer.default_flow_style, writer.sort_base_mapping_type_on_output, writer.allow_unicode = False, False, True
+    writer.dump({"stages": plain(stages)}, text)
+    return re.sub(r": $", ":", text.getvalue().partition("\n")[2], flags=re.M)  # an empty null, without the blank before it
 
 
 class Like(SafeRepresenter):
