@@ -216,7 +216,7 @@ def _ended_politely() -> Iterator[None]:
 
 def _sweep(folder: Path, items: list[str], log: logging.Logger) -> None:
     for left in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if left.is_dir() and left.name not in items:
+        if left.is_dir() and left.name not in items and not left.name.startswith("."):  # .<name>.tmp: another stage at work
             log.info("removing %s: no longer asked for", left)
             shutil.rmtree(left, ignore_errors=True)  # stages that run side by side may sweep the same folder
 

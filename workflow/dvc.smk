@@ -10,6 +10,7 @@ One Snakemake at a time: the marks are one set.  The lock that says so is the pr
 Snakemake's (which a kill does leave behind) is switched off in profiles/default.
 """
 
+import errno
 import fcntl
 import os
 import shlex
@@ -40,32 +41,33 @@ def alone():
     lock = (MARKS / "lock").open("a+")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as problem:
+        if problem.errno not in (errno.EAGAIN, errno.EACCES):
+            raise WorkflowError(f"{lock.name}: this file system gives no locks ({problem}); mount it with them") from None
         lock.seek(0)
         owner = lock.read() or "another process"
         raise WorkflowError(f"this checkout is in use: Snakemake is {owner}; wait for it, or end it, and run again") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
-    return lock
+    return lock  # kept open: closing any handle of this file in this process would give the lock up
 
 
 def ask_dvc(judge):
-    """The stages directly above every stage; if `judge`, refresh the marks and say what is stale."""
+    """The stages directly above every stage, and what to sweep; if `judge`, refresh the marks and say what is stale."""
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             graph = repo.index.graph  # edges point upstream
             above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
             if judge:
-                mend_rwlock(Path(repo.tmp_dir))
-                if not workflow.output_settings.dryrun:
-                    sweep(graph)
+                for path, info in mend_rwlock(repo).items():
+                    raise LockError(f"'{path}' is busy, it is being blocked by:\n  (PID {info['pid']}): {info['cmd']}")
                 status = repo.status()
                 roots = [stage for stage in graph if stage.addressing in status]
                 stale = {low.addressing for root in roots for low in (root, *networkx.ancestors(graph, root))}
                 mark(above, stale)
                 tell({root.addressing: status[root.addressing] for root in roots}, stale, above)
-        return above
+        return above, left_over(graph)
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
         raise WorkflowError(f"DVC is at work in this checkout: {text}\nWait for it, or end it, and run again") from None
@@ -76,13 +78,12 @@ def ask_dvc(judge):
         raise WorkflowError(text) from None
 
 
-def sweep(graph):
-    """Remove the folders of tasks and sets no longer asked for: a stage that reads all of them would read these too."""
+def left_over(graph):
+    """Folders of tasks and sets no longer asked for: a stage that reads all of them would read these too."""
     outs = {Path(out.fs_path) for stage in graph for out in stage.outs}
-    for parent in {Path(out.fs_path).parent for stage in graph if "@" in stage.addressing for out in stage.outs}:
-        for left in parent.iterdir() if parent.is_dir() else []:
-            if left.is_dir() and left not in outs and not any(left in out.parents for out in outs):
-                shutil.rmtree(left, ignore_errors=True)
+    parents = {Path(out.fs_path).parent for stage in graph if "@" in stage.addressing for out in stage.outs}
+    found = [left for parent in parents if parent.is_dir() for left in parent.iterdir() if left.is_dir() and left not in outs]
+    return [left for left in found if not left.name.startswith(".") and not any(left in out.parents for out in outs)]
 
 
 def mark(stages, stale):
@@ -148,4 +149,9 @@ def repro(stage):
 
 
 ALONE = alone() if workflow.is_main_process else None
-ABOVE = ask_dvc(judge=workflow.is_main_process)
+ABOVE, LEFT = ask_dvc(judge=workflow.is_main_process)
+
+
+onstart:  # before the first job, and only where jobs run
+    for left in LEFT:
+        shutil.rmtree(left, ignore_errors=True)

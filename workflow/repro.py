@@ -6,20 +6,22 @@ DVC does all of it: skips the stage, restores it from the cache or runs it, and 
 process only, stands what DVC leaves to a person:
 
 - busy: a stage that another process is making is waited for, not failed;
-- killed: a lock entry whose process is gone or has another's number is dropped, and dvc.lock is replaced whole, never cut off;
+- killed: a lock entry whose process is gone is dropped, also where another process, or one on another node, has its number now; and
+  dvc.lock is replaced whole, never cut off;
 - other nodes: DVC knows a lock's owner by its process number, so a command on one node drops the entries of another; their owner,
   done with its work, does not stumble over that;
 - changed: inputs, code or parameters that are others after the command than before it fail the stage.  DVC would record the new
   ones with the old output (its issue 11058); the stage's own guard (unime/door.py) cannot see what changes after it has ended;
 - shared: with a default remote (`core.remote`), what the remote holds is fetched instead of computed.  DVC's own --pull copies the
   whole run-cache for every stage; here it is this stage's entry;
-- rotten: a cached file whose content is not what its name says is dropped, not restored.
+- rotten: a file in the cache or from the remote whose content is not what its name says is dropped, not restored.
 
 Uses parts of DVC that are not public: pyproject.toml pins it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
@@ -27,6 +29,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,8 +42,8 @@ from dvc.exceptions import DvcException, ReproductionError
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
+from dvc.stage import run as stage_run
 from dvc.stage.cache import StageCache, _get_stage_hash
-from dvc.stage.exceptions import StageCmdFailedError
 from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
@@ -57,44 +60,74 @@ class ChangedMeanwhile(DvcException):
 
 def main(stage: str) -> int:
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
+    ran: list[str] = []
     dvcfile.modify_yaml = replaced
     rwlock._release_read, rwlock._release_write = forgiving(rwlock._release_read), forgiving(rwlock._release_write)
     PipelineStage.save = guarded(Stage.save)
-    told, pull = "", None
+    stage_run.cmd_run = noted(stage_run.cmd_run, ran)
+    told, pull = "", True
     while True:
         try:
-            with Repo(_wait_for_lock=True) as repo:
-                mend_rwlock(Path(repo.tmp_dir))
-                pull = repo.config["core"].get("remote") is not None if pull is None else pull
+            with Repo(_wait_for_lock=True) as repo, signed(Path(repo.tmp_dir)):
+                mend_rwlock(repo)
+                remote = repo.config["core"].get("remote")
+                if remote in repo.config["remote"]:
+                    repo.config["remote"][remote].setdefault("verify", True)
                 repo.stage_cache = Shared(repo)
                 odb = repo.cache.local
                 odb.check = lambda oid, check_hash=True, _info=None, odb=odb: HashFileDB.check(odb, oid, check_hash, _info)
-                repo.reproduce(stage, single_item=True, pull=pull)
+                repo.reproduce(stage, single_item=True, pull=pull and remote is not None)
             return 0
-        except ReproductionError as error:
-            cause = error.__cause__
-            if isinstance(cause, LockError):
+        except DvcException as error:
+            cause = error.__cause__ if isinstance(error, ReproductionError) else error
+            if isinstance(cause, LockError) and not ran:
                 busy = str(cause).partition("\n\n")[0]
                 if busy != told:
                     log.info("waiting: %s", busy)
                 told = busy
                 time.sleep(WAIT)
-            elif pull and not isinstance(cause, StageCmdFailedError | ChangedMeanwhile):
+            elif isinstance(error, ReproductionError) and pull and remote is not None and not ran:
                 log.warning("the remote gave nothing for %s (%s); going on without it", stage, cause)
                 pull = False
             else:
                 log.error("%s: %s", stage, cause)
                 return 1
-        except DvcException as error:
-            log.error("%s: %s", stage, error)
-            return 1
+
+
+def noted(run: Callable[..., None], ran: list[str]) -> Callable[..., None]:
+    """DVC's `cmd_run`; `ran` says that the command was started, so that no failure after it has it run twice."""
+
+    def noting(stage: Stage, **options: Any) -> None:
+        ran.append(stage.addressing)
+        run(stage, **options)
+
+    return noting
+
+
+@contextmanager
+def signed(folder: Path) -> Iterator[None]:
+    """Hold a lock file named after this process: whoever meets its entries in DVC's lock, on any node, sees whether it lives."""
+    path = sign(folder, socket.gethostname(), os.getpid())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def sign(folder: Path, host: str, process: int) -> Path:
+    return folder / "snakemake" / "jobs" / f"{host}.{process}"
 
 
 @contextmanager
 def replaced(path: str, fs: Any = None) -> Iterator[dict[str, Any]]:
     """DVC's `modify_yaml` for dvc.lock: the same text, renamed into place; only the stages that change are read and written."""
     file = Path(path)
-    head, _, body = file.read_text(encoding="utf-8").partition("stages:\n") if file.exists() else ("", "", "")
+    head, found, body = file.read_text(encoding="utf-8").partition("stages:\n") if file.exists() else ("", "", "")
+    if head and not found:
+        raise DvcException(f"{path} holds no stages; `git checkout {path}`, or delete it: what ran before comes back from the cache")
     blocks = {block.partition(":")[0].strip(): block for block in re.split(r"^(?=  \S)", body, flags=re.M) if block}
     data: dict[str, Any] = {"stages": Stages(blocks)} if head else {}
     yield data
@@ -152,34 +185,45 @@ def forgiving(release: Callable[..., None]) -> Callable[..., None]:
     return released
 
 
-def mend_rwlock(folder: Path) -> None:
-    """Drop what killed processes left in DVC's list of busy paths: a file cut off, or entries of a number that is another's now."""
-    path = folder / "rwlock"
-    with make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder), wait=True):
+def mend_rwlock(repo: Repo) -> dict[str, dict[str, Any]]:
+    """Drop what killed processes left in DVC's list of busy paths: a file cut off, or entries of nobody.  Gives who writes what."""
+    folder = Path(repo.tmp_dir)
+    path, hardlink = folder / "rwlock", repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder), hardlink_lock=hardlink, wait=True):
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = {"write": {}, "read": {}} | json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return
+            return {}
         except json.JSONDecodeError:
             path.unlink()
-            return
-        write = {busy: info for busy, info in held.get("write", {}).items() if alive(info)}
-        read = {busy: [info for info in infos if alive(info)] for busy, infos in held.get("read", {}).items()}
+            return {}
+        write = {busy: info for busy, info in held["write"].items() if alive(folder, info)}
+        read = {busy: [info for info in infos if alive(folder, info)] for busy, infos in held["read"].items()}
         mended = {"write": write, "read": {busy: infos for busy, infos in read.items() if infos}}
-        if mended != {"write": held.get("write", {}), "read": held.get("read", {})}:
+        if mended != held:
             path.write_text(json.dumps(mended), encoding="utf-8")
+        return write
 
 
-def alive(info: dict[str, Any]) -> bool:
-    """Whether the process that a lock entry names runs, as far as this node can know."""
-    host, _, command = info["cmd"].rpartition(": ")
-    if host and host != socket.gethostname():
-        return True
+def alive(folder: Path, info: dict[str, Any]) -> bool:
+    """Whether the process that a lock entry names runs: a job by its lock file, anything else by its number and command here."""
+    host, found, command = info["cmd"].partition(": ")
+    if not found:
+        try:
+            return "".join(host.split()[-1:]) in " ".join(psutil.Process(info["pid"]).cmdline())
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+    if (host, info["pid"]) == (socket.gethostname(), os.getpid()):
+        return True  # looking would drop this process's own lock
     try:
-        return command.split()[-1] in " ".join(psutil.Process(info["pid"]).cmdline())
-    except psutil.NoSuchProcess:
+        with sign(folder, host, info["pid"]).open("r+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
-    except psutil.AccessDenied:
+    except FileNotFoundError:
+        return False
+    except OSError:
         return True
 
 
@@ -193,7 +237,11 @@ def guarded(save: Callable[..., None]) -> Callable[..., None]:
         if changed:
             stage.remove_outs(ignore_remove=False, force=False)
             raise ChangedMeanwhile(f"{', '.join(changed)} changed while it was running: its output is thrown away; run it again")
-        save(stage, **options)
+        stage.save_deps = lambda **_: None  # `save` would read them a third time, and record that
+        try:
+            save(stage, **options)
+        finally:
+            del stage.save_deps
 
     return saved
 
@@ -209,23 +257,27 @@ class Shared(StageCache):
         super().restore(stage, run_cache, pull, dry)
 
     def _load(self, stage: Stage) -> Any:
-        found = super()._load(stage)
-        if found is None and self.remote is not None and (key := _get_stage_hash(stage)):
-            self._fetch(key)
-            found = super()._load(stage)
-        return found
+        key = _get_stage_hash(stage)
+        here = Path(self._get_cache_dir(key))
+        with suppress(OSError):
+            here.rmdir()  # an empty folder, left by a kill, would stop DVC
+        if self.remote is not None and not here.exists():
+            self._fetch(key, here)
+        return super()._load(stage)
 
-    def _fetch(self, key: str) -> None:
-        """Copy the remote's runs of this command with these dependencies."""
+    def _fetch(self, key: str, here: Path) -> None:
+        """Copy the remote's runs of this command with these dependencies, all or none."""
         fs, there = self.remote.fs, self.remote.fs.join(self.remote.path, "runs", key[:2], key)
         if not fs.exists(there):
             return
-        here = Path(self._get_cache_dir(key))
-        here.mkdir(parents=True, exist_ok=True)
-        for file in fs.find(there):
-            temporary = here.parent / f".{os.getpid()}.tmp"
-            fs.get_file(file, str(temporary))
-            os.replace(temporary, here / fs.name(file))
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=here.parent, prefix=".") as temporary:
+            whole = Path(temporary) / key
+            whole.mkdir()
+            for file in fs.find(there):
+                fs.get_file(file, str(whole / fs.name(file)))
+            with suppress(OSError):  # another job was faster
+                whole.rename(here)
 
 
 if __name__ == "__main__":
