@@ -101,7 +101,7 @@ def main(rounds: int) -> None:
                 times.setdefault("repro.py running a stage, without its command", []).append(job - bare)
                 config["nano"]["pretrain"]["seed"] = 1100 + number
                 (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-                planned = times["snakemake -n"][-1]
+                planned = timed("snakemake -n models/nano-mllm", folder)
                 once = timed("snakemake models/nano-mllm", folder)
                 times.setdefault("a job under snakemake, without its command and the plan", []).append(once - planned - bare)
             lines = len((folder / "dvc.lock").read_text().splitlines())

@@ -513,10 +513,16 @@ def test_an_edit_after_the_stage_and_before_the_record_fails_it_too(checkout: Ch
     assert checkout.lock() == before and not (checkout.root / TABLE).exists()
 
 
-def test_a_configuration_from_elsewhere_is_refused_and_a_new_config_file_is_seen_by_both_tools(checkout: Checkout) -> None:
+def test_a_configuration_from_elsewhere_and_a_damaged_record_are_refused_and_a_new_config_file_is_seen_by_both_tools(
+    checkout: Checkout,
+) -> None:
     (checkout.root / "other.yaml").write_text("seed: 1\n")
     for option in ("--config seed=1", "--configfile other.yaml"):
         assert "DVC reads config.yaml: write the values there" in checkout.sh(f"snakemake -n {option}", code=1)
+    good = (checkout.root / "dvc.lock").read_text()
+    (checkout.root / "dvc.lock").write_text(good[:5000])
+    assert "If dvc.lock is damaged: `git checkout dvc.lock`" in checkout.sh("snakemake -n", code=1)
+    (checkout.root / "dvc.lock").write_text(good)
     values = tiny()
     values["seed"], values["mine"]["interval"] = 43, 4
     (checkout.root / "config.yaml").write_text("# another experiment\n" + yaml.safe_dump(values))

@@ -60,20 +60,23 @@ def ask_dvc(judge):
             graph = repo.index.graph  # edges point upstream
             above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
             if judge:
-                for path, info in mend_rwlock(repo).items():
+                if writers := mend_rwlock(repo):
+                    path, info = next(iter(writers.items()))
                     raise LockError(f"'{path}' is busy, it is being blocked by:\n  (PID {info['pid']}): {info['cmd']}")
                 status = repo.status()
                 roots = [stage for stage in graph if stage.addressing in status]
                 stale = {low.addressing for root in roots for low in (root, *networkx.ancestors(graph, root))}
                 mark(above, stale)
-                tell({root.addressing: status[root.addressing] for root in roots}, stale, above)
+                known = {root for root in roots if any(out.hash_info for out in root.outs)}
+                why = {root.addressing: status[root.addressing] if root in known else ["never recorded"] for root in roots}
+                tell(why, stale, above)
         return above, left_over(graph)
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
         raise WorkflowError(f"DVC is at work in this checkout: {text}\nWait for it, or end it, and run again") from None
     except DvcException as problem:
         text = f"{problem}" + (f": {problem.__cause__}" if problem.__cause__ else "")
-        if Path("dvc.lock").name in text:
+        if "dvc.lock" in text:
             text += "\nIf dvc.lock is damaged: `git checkout dvc.lock`; stages that ran since then come back from DVC's cache"
         raise WorkflowError(text) from None
 
