@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
+from checkouts import ENVIRONMENT, SLOW, small, working_tree
 
-from unime import config as config_module
-
-ROOT = Path(__file__).resolve().parent.parent
-BIN = os.path.dirname(sys.executable)
-ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([BIN, os.environ["PATH"]])}
 TASKS = ["NanoColor", "NanoObject-Held", "NanoAskPlace", "NanoCaption_i2t", "NanoCaption-Held_t2i", "NanoCrop"]
 ROWS = ["base zero-shot", "in-batch (VLM2Vec)", "hard negatives", "UniME-V2", "UniME-V2 + reranker"]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ROOT / "assets" / "nano-mllm" / "model.safetensors").exists(), reason="assets/nano-mllm has no weights in this checkout"
-    ),
-]
+pytestmark = SLOW
 
 
 def checkout(folder: Path) -> Path:
-    """This working tree's tracked and new files in `folder`, with a configuration of seconds a stage."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists() and name != "dvc.lock":
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target, follow_symlinks=False)
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    values["nano"]["suite"] |= {"train_rows": 16, "eval_rows": 8, "candidates": 12}
-    values["data"]["train_sets"] = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoCrop"]
-    values["judge"]["shard"] = 4
-    values["embed"]["shard"] = 64
-    for name in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
-        values["train"][name] |= {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
-    values["evaluate"]["tasks"] = TASKS
-    config_module.parse(values)
-    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    return folder
+    """This working tree in `folder`, seconds a stage."""
+    training = {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
+    sets = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoCrop"]
+    values = small({"train_rows": 16, "eval_rows": 8, "candidates": 12}, training, sets, TASKS)
+    values["judge"]["shard"], values["embed"]["shard"] = 4, 64
+    return working_tree(folder, values)
 
 
 def run(command: str, cwd: Path) -> str:

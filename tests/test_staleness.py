@@ -18,12 +18,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import ENVIRONMENT, SLOW, small, working_tree
 from dvc.utils.serialize import load_yaml
 
 from unime import config as config_module
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
 EVALUATE = {f"evaluate@{task}" for task in TASKS}
 TRAINED = {"train_hard_negatives", "train_unime_v2", "train_reranker"}
@@ -32,12 +31,7 @@ MODELS = {"train_in_batch", f"embed_train@{SET}", f"retrieve@{SET}", f"judge@{SE
 ALL = {"suite", "nano_mllm", f"data_train@{SET}", *(f"data_eval@{task}" for task in TASKS), *MODELS, *BELOW_MINE}
 TABLE = "results/mmeb_table.csv"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (ROOT / "assets" / "nano-mllm" / "model.safetensors").exists(), reason="assets/nano-mllm has no weights in this checkout"
-    ),
-]
+pytestmark = SLOW
 
 
 class Checkout:
@@ -141,24 +135,13 @@ class Checkout:
 
 def tiny() -> dict:
     """The repository's configuration, seconds a stage."""
-    values = yaml.safe_load((ROOT / "config.yaml").read_text())
-    values["nano"]["suite"] |= {"train_rows": 12, "eval_rows": 4, "candidates": 6}
-    values["data"]["train_sets"] = [SET]
-    for name in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
-        values["train"][name] |= {"steps": 2, "batch": 4, "micro": 4, "warmup": 1, "checkpoint": 1}
-    values["evaluate"]["tasks"] = TASKS
-    config_module.parse(values)
-    return values
+    training = {"steps": 2, "batch": 4, "micro": 4, "warmup": 1, "checkpoint": 1}
+    return small({"train_rows": 12, "eval_rows": 4, "candidates": 6}, training, [SET], TASKS)
 
 
 def new(folder: Path) -> Checkout:
     """A Git checkout of this working tree with the tiny configuration; nothing has run."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in listed.stdout.decode().split("\0"):
-        if name and (ROOT / name).exists() and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    (folder / "config.yaml").write_text(yaml.safe_dump(tiny(), sort_keys=False))
+    working_tree(folder, tiny())
     made = Checkout(folder)
     made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
     return made
