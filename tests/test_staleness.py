@@ -503,7 +503,7 @@ def test_a_configuration_from_elsewhere_and_a_damaged_record_are_refused_and_a_n
     for option in ("--config seed=1", "--configfile other.yaml"):
         assert "DVC reads config.yaml: write the values there" in checkout.sh(f"snakemake -n {option}", code=1)
     good = (checkout.root / "dvc.lock").read_text()
-    (checkout.root / "dvc.lock").write_text(good[:5000])
+    (checkout.root / "dvc.lock").write_text(good[: good.index("md5:") + 2])  # no colon: not YAML any more
     assert "If dvc.lock is damaged: `git checkout dvc.lock`" in checkout.sh("snakemake -n", code=1)
     (checkout.root / "dvc.lock").write_text(good)
     values = tiny()
