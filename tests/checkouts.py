@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import load_yaml
 
 from unime import config as config_module
 
@@ -22,6 +26,13 @@ SLOW = [
         not (ROOT / "assets" / "nano-mllm" / "model.safetensors").exists(), reason="assets/nano-mllm has no weights in this checkout"
     ),
 ]
+
+
+def sh(command: str, cwd: Path, code: int = 0) -> str:
+    """What a command prints, its exit code checked."""
+    done = subprocess.run(command, shell=True, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
 
 
 def small(suite: dict[str, int], training: dict[str, int], sets: list[str], tasks: list[str]) -> dict:
@@ -45,3 +56,100 @@ def working_tree(folder: Path, values: dict) -> Path:
             shutil.copy(ROOT / name, target, follow_symlinks=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder
+
+
+class Checkout:
+    """A Git checkout, and what its tools say and do.
+
+    What was truly computed is read from the stages' own logs: a stage that DVC skips or restores writes none.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.seen: dict[Path, int] = self._logs()
+
+    def sh(self, command: str, code: int = 0) -> str:
+        return sh(command, self.root, code)
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """A command in the background, in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            shell=True,
+            cwd=self.root,
+            env=ENVIRONMENT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+    def until(self, path: str, process: subprocess.Popen[str]) -> None:
+        """Wait for a file that a running command writes."""
+        limit = time.monotonic() + 120
+        while not list(self.root.glob(path)):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < limit, path
+            time.sleep(0.02)
+
+    def _logs(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (self.root / "logs").glob("*.log")}
+
+    def computed(self) -> set[str]:
+        """Stages whose command has run since this was last asked."""
+        now = self._logs()
+        found = {path.stem.replace(".", "@", 1) for path, stamp in now.items() if self.seen.get(path) != stamp}
+        self.seen = now
+        return found
+
+    def plan(self, target: str = "") -> set[str]:
+        return set(re.findall(r"output:.*?snakemake/done/(\S+)", self.sh(f"snakemake -n {target}")))
+
+    def plan_dvc(self) -> set[str]:
+        return set(re.findall(r"Running stage '(.*?)'", self.sh("dvc repro --dry --force-downstream")))
+
+    def status(self) -> set[str]:
+        return set(json.loads(self.sh("dvc status --json")))
+
+    def lock(self) -> dict[str, dict]:
+        return load_yaml(self.root / "dvc.lock")["stages"]
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        text = (self.root / path).read_text()
+        assert text.count(old) == 1, (path, old)
+        (self.root / path).write_text(text.replace(old, new))
+
+    def configure(self, key: str, value: object) -> None:
+        """Set one value of config.yaml."""
+        values = yaml.safe_load((self.root / "config.yaml").read_text())
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[last] = value
+        config_module.parse(values)
+        (self.root / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def copy(self, folder: Path) -> Checkout:
+        shutil.copytree(self.root, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
+        return Checkout(folder)
+
+    def clone(self, folder: Path, pull: bool = False) -> Checkout:
+        """A Git clone of this checkout's committed state."""
+        self.sh("git add -A && git commit -qm state --allow-empty")
+        self.sh(f"git clone -q . '{folder}'")
+        other = Checkout(folder)
+        if pull:
+            other.sh("dvc pull -q")
+        return other
+
+    def assert_clean(self) -> None:
+        """Both tools say that nothing is to be done."""
+        assert self.status() == set() and "Nothing to be done" in self.sh("snakemake -n")
+
+    def assert_idle(self) -> None:
+        """Every tool says that nothing is to be done, in each of its ways, and does nothing."""
+        self.assert_clean()
+        assert self.plan_dvc() == set() and "Nothing to be done" in self.sh("snakemake")
+        assert self.sh("dvc repro").count("didn't change, skipping") == len(self.sh("dvc stage list --name-only").split())
+        assert self.computed() == set()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from checkouts import ENVIRONMENT, SLOW, small, working_tree
+from checkouts import ENVIRONMENT, SLOW, sh, small, working_tree
 
 TASKS = ["NanoColor", "NanoObject-Held", "NanoAskPlace", "NanoCaption_i2t", "NanoCaption-Held_t2i", "NanoCrop"]
 ROWS = ["base zero-shot", "in-batch (VLM2Vec)", "hard negatives", "UniME-V2", "UniME-V2 + reranker"]
@@ -29,12 +29,6 @@ def checkout(folder: Path) -> Path:
     return working_tree(folder, values)
 
 
-def run(command: str, cwd: Path) -> str:
-    done = subprocess.run(command, shell=True, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}"
-    return done.stdout
-
-
 def bytes_of(folder: Path) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -47,7 +41,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 def finished(tmp_path_factory) -> Path:
     """A checkout in which `snakemake --cores all` has run to the end."""
     folder = checkout(tmp_path_factory.mktemp("pipeline") / "one")
-    run("git init -q && python -m snakemake --cores all", folder)
+    sh("git init -q && python -m snakemake --cores all", folder)
     return folder
 
 
@@ -66,7 +60,7 @@ def test_one_command_makes_the_table_with_its_rows_and_columns_in_order(finished
 
 def test_two_clean_runs_give_the_same_bytes(finished, tmp_path):
     other = checkout(tmp_path / "two")
-    run("git init -q && python -m snakemake --cores all", other)
+    sh("git init -q && python -m snakemake --cores all", other)
     for name in ("results/mine", "results/judge", "results/train", "results/evaluate"):
         assert bytes_of(finished / name) == bytes_of(other / name), name
     for name in ("mmeb_table.csv", "metrics.json", "report.html"):
@@ -98,7 +92,7 @@ def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_bytes(finishe
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
     assert kept(scratch) and not (folder / out).exists()
-    run(f"python -m unime {stage}", folder)
+    sh(f"python -m unime {stage}", folder)
     assert bytes_of(folder / out) == bytes_of(finished / out)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkouts import sh
 from dvc.utils.serialize import dump_yaml, load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +19,6 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 import repro  # noqa: E402
 
-ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 STAGE = """stages:
   make:
     cmd: echo ran >> ran.log && cp in out
@@ -37,24 +37,20 @@ class Toy:
         self.write("in", "first\n")
 
     def sh(self, command: str, code: int = 0) -> str:
-        done = subprocess.run(
-            command, shell=True, cwd=self.root, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
-        )
-        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout[-3000:]}"
-        return done.stdout
+        return sh(command, self.root, code)
 
     def write(self, name: str, text: str) -> Path:
         (self.root / name).write_text(text)
         return self.root / name
 
     def job(self, code: int = 0) -> str:
-        return self.sh(f"{sys.executable} '{ROOT / 'workflow/repro.py'}' make", code)
+        return self.sh(f"timeout 60 {sys.executable} '{ROOT / 'workflow/repro.py'}' make", code)
 
     def script(self, lines: str, code: int = 0) -> str:
         """The job with something of DVC's replaced before it starts."""
         start = START.format(workflow=str(ROOT / "workflow"))
         self.write("script.py", f"{start}{lines}\nsys.exit(repro.main('make'))\n")
-        return self.sh("python script.py", code)
+        return self.sh("timeout 60 python script.py", code)
 
     def runs(self) -> int:
         """How often the command has run."""

@@ -12,16 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import ENVIRONMENT, SLOW, small, working_tree
-from dvc.utils.serialize import load_yaml
-
-from unime import config as config_module
+from checkouts import SLOW, Checkout, small, working_tree
 
 SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
 EVALUATE = {f"evaluate@{task}" for task in TASKS}
@@ -32,105 +28,6 @@ ALL = {"suite", "nano_mllm", f"data_train@{SET}", *(f"data_eval@{task}" for task
 TABLE = "results/mmeb_table.csv"
 
 pytestmark = SLOW
-
-
-class Checkout:
-    """A Git checkout, and what its tools say and do."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.seen: dict[Path, int] = self._logs()
-
-    def sh(self, command: str, code: int | None = 0) -> str:
-        """What a command prints, its exit code checked; None: any."""
-        done = subprocess.run(
-            command, shell=True, cwd=self.root, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert code is None or done.returncode == code, f"{command}\n{done.stdout[-4000:]}"
-        return done.stdout
-
-    def start(self, command: str) -> subprocess.Popen[str]:
-        """A command in the background, in a process group of its own."""
-        return subprocess.Popen(
-            command,
-            shell=True,
-            cwd=self.root,
-            env=ENVIRONMENT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-
-    def until(self, path: str, process: subprocess.Popen[str]) -> None:
-        """Wait for a file that a running command writes."""
-        limit = time.monotonic() + 120
-        while not list(self.root.glob(path)):
-            assert process.poll() is None, process.communicate()[0][-4000:]
-            assert time.monotonic() < limit, path
-            time.sleep(0.02)
-
-    def _logs(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in (self.root / "logs").glob("*.log")}
-
-    def computed(self) -> set[str]:
-        """Stages whose command has run since this was last asked."""
-        now = self._logs()
-        found = {path.stem.replace(".", "@", 1) for path, stamp in now.items() if self.seen.get(path) != stamp}
-        self.seen = now
-        return found
-
-    def plan(self, target: str = "") -> set[str]:
-        return set(re.findall(r"output:.*?snakemake/done/(\S+)", self.sh(f"snakemake -n {target}")))
-
-    def plan_dvc(self) -> set[str]:
-        return set(re.findall(r"Running stage '(.*?)'", self.sh("dvc repro --dry --force-downstream")))
-
-    def status(self) -> set[str]:
-        return set(json.loads(self.sh("dvc status --json")))
-
-    def lock(self) -> dict[str, dict]:
-        return load_yaml(self.root / "dvc.lock")["stages"]
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        text = (self.root / path).read_text()
-        assert text.count(old) == 1, (path, old)
-        (self.root / path).write_text(text.replace(old, new))
-
-    def configure(self, key: str, value: object) -> None:
-        """Set one value of config.yaml."""
-        values = yaml.safe_load((self.root / "config.yaml").read_text())
-        *path, last = key.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        section[last] = value
-        config_module.parse(values)
-        (self.root / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-
-    def copy(self, folder: Path) -> Checkout:
-        shutil.copytree(self.root, folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake"))
-        return Checkout(folder)
-
-    def clone(self, folder: Path, pull: bool = False) -> Checkout:
-        """A Git clone of this checkout's committed state."""
-        self.sh("git add -A && git commit -qm state --allow-empty")
-        self.sh(f"git clone -q . '{folder}'")
-        other = Checkout(folder)
-        if pull:
-            other.sh("dvc pull -q")
-        return other
-
-    def assert_clean(self) -> None:
-        """Both tools say that nothing is to be done."""
-        assert self.status() == set() and "Nothing to be done" in self.sh("snakemake -n")
-
-    def assert_idle(self) -> None:
-        """Every tool says that nothing is to be done, in each of its ways, and does nothing."""
-        self.assert_clean()
-        assert self.plan_dvc() == set() and "Nothing to be done" in self.sh("snakemake")
-        assert self.sh("dvc repro").count("didn't change, skipping") == len(self.sh("dvc stage list --name-only").split())
-        assert self.computed() == set()
 
 
 def tiny() -> dict:
@@ -251,7 +148,7 @@ def test_a_corrupted_intermediate_is_repaired_and_nothing_is_built_on_it(checkou
         assert file.read_bytes() == good and checkout.computed() == set() and checkout.lock() == want
         checkout.assert_clean()
     # the cached copy is gone too: computed again, to the same bytes
-    cached = lost_copy(checkout, file)
+    cached = cached_copy(checkout, file)
     cached.unlink()
     file.write_bytes(good[:-9] + b"corrupted")
     checkout.sh("snakemake")
@@ -266,7 +163,7 @@ def test_a_corrupted_intermediate_is_repaired_and_nothing_is_built_on_it(checkou
     checkout.assert_clean()
 
 
-def lost_copy(checkout: Checkout, file: Path) -> Path:
+def cached_copy(checkout: Checkout, file: Path) -> Path:
     """Where DVC's cache has a file's content."""
     md5 = checkout.sh(f"md5sum '{file}'").split()[0]
     cached = checkout.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]

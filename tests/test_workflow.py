@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import ENVIRONMENT, sh
 
 from unime.__main__ import open_door, stages
 
@@ -24,14 +25,6 @@ from sync import synced  # noqa: E402
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TABLE = {name: stage.get("do", stage) for name, stage in DVC.items()}
-ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
-
-
-def sh(command: str, cwd: Path, code: int = 0) -> str:
-    """What a command prints, its exit code checked."""
-    done = subprocess.run(command, shell=True, cwd=cwd, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == code, done.stdout[-3000:]
-    return done.stdout
 
 
 def templates(paths: list[str]) -> list[str]:

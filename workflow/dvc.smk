@@ -57,10 +57,10 @@ def ask_dvc(judge):
     """The stages directly above every stage, and what to sweep; if `judge`, refresh the marks and say what is stale."""
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
-            graph = repo.index.graph  # edges point upstream
+            graph, left = repo.index.graph, []  # edges point upstream
             above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
             if judge:
-                if writers := mend_rwlock(repo):
+                if writers := mend_rwlock(repo):  # `status` would see those of this node alone
                     path, info = next(iter(writers.items()))
                     raise LockError(f"'{path}' is busy, it is being blocked by:\n  (PID {info['pid']}): {info['cmd']}")
                 status = repo.status()
@@ -70,7 +70,8 @@ def ask_dvc(judge):
                 known = {root for root in roots if any(out.hash_info for out in root.outs)}
                 why = {root.addressing: status[root.addressing] if root in known else ["never recorded"] for root in roots}
                 tell(why, stale, above)
-        return above, left_over(graph)
+                left = left_over(graph)
+        return above, left
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
         raise WorkflowError(f"DVC is at work in this checkout: {text}\nWait for it, or end it, and run again") from None

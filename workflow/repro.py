@@ -207,7 +207,7 @@ def mend_rwlock(repo: Repo) -> dict[str, dict[str, Any]]:
 
 def alive(folder: Path, info: dict[str, Any]) -> bool:
     """Whether the process that a lock entry names runs: a job by its lock file, anything else by its number and command here."""
-    host, found, command = info["cmd"].partition(": ")
+    host, found, _ = info["cmd"].partition(": ")
     if not found:
         try:
             return "".join(host.split()[-1:]) in " ".join(psutil.Process(info["pid"]).cmdline())
