@@ -1,4 +1,4 @@
-"""Small data in MMEB's published layout, to be damaged by tests."""
+"""Small data in the published layout, to be damaged by tests."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def read_sets(root: Path, names: list[str], instructions: str, cap: int, seed: i
 def train_set(root: Path, name: str, rows: list[tuple[str, str, str, str]], members: dict[str, bytes], stem: str = "original") -> Path:
     """Rows (qry, qry_image_path, pos_text, pos_image_path) and an archive with these members; gives the parquet file's path."""
     columns = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
-    file = root / "MMEB-train" / name / f"{stem}-00000-of-00001.parquet"
+    file = root / "train" / name / f"{stem}-00000-of-00001.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row").write_parquet(file)
-    zipped(root / "MMEB-train" / "images_zip" / f"{name}.zip", members)
+    zipped(root / "train" / name / "images.zip", members)
     return file
 
 
 def task(root: Path, name: str, rows: list[tuple[str, str, list[str] | None, list[str] | None]]) -> Path:
     """Rows (qry_text, qry_img_path, tgt_text, tgt_img_path); gives the parquet file's path."""
     schema = {"qry_text": pl.String, "qry_img_path": pl.String, "tgt_text": pl.List(pl.String), "tgt_img_path": pl.List(pl.String)}
-    file = root / "MMEB-eval" / name / "test-00000-of-00001.parquet"
+    file = root / "eval" / name / "test-00000-of-00001.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(rows, schema=schema, orient="row").write_parquet(file)
     return file

@@ -9,14 +9,14 @@ import pytest
 from published import LIMIT, MARK, job, png, task, train_set, zipped
 
 from unime.data import mmeb, rows
-from unime.data.images import ArchiveError
+from unime.data.archives import ArchiveError
 from unime.data.rows import DataError
 
 IMAGE = "images/S/Train/{}.png"
 GOOD = (MARK + "q\n", IMAGE.format("good"), "t\n", "")
 
 BAD_ROWS = {
-    "missing image": ((MARK + "q", IMAGE.format("none"), "t", ""), r"the query image '.*none.png' is not in .*S.zip"),
+    "missing image": ((MARK + "q", IMAGE.format("none"), "t", ""), r"the query image '.*none.png' is not in .*S/images.zip"),
     "truncated image": ((MARK + "q", IMAGE.format("cut"), "t", ""), "the query image .*cut.png: (does not decode|not an image)"),
     "resource fork": ((MARK + "q", "images/S/Train/._x.png", "t", ""), r"the query image .*\._x.png: a macOS resource fork"),
     "image bomb": (("q", "", MARK + "t", IMAGE.format("huge")), r"the positive image .*101x100 = 10100 pixels, more than .* 10000"),
@@ -95,7 +95,7 @@ BAD_QUERIES = {
 
 
 def write_eval(root: Path, bad: list) -> Path:
-    zipped(root / "MMEB-eval/images.zip", {"S/good.png": png(0), "S/cut.png": png(1)[:200]})
+    zipped(root / "eval/images.zip", {"S/good.png": png(0), "S/cut.png": png(1)[:200]})
     good = (MARK + "q", "S/good.png", [RIGHT, WRONG], ["", ""])
     return task(root, "S", [good, *bad, good])
 
@@ -138,7 +138,7 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_one(tmp_path: Path):
         mmeb.read_eval(str(tmp_path), "T", LIMIT, "skip", job(tmp_path))
     with pytest.raises(DataError, match="no diverse_instruction-.*parquet; found original-00000"):
         mmeb.read_train(str(tmp_path), "S", "diverse_instruction", 10, 0, LIMIT, "skip", job(tmp_path))
-    with pytest.raises(DataError, match="no such folder; data.root must hold MMEB-train/"):
+    with pytest.raises(DataError, match="no such folder; data.root must hold train/"):
         read_train(tmp_path / "elsewhere")
 
 
@@ -168,10 +168,10 @@ def test_what_is_no_whole_parquet_file_is_named(share: float, tmp_path: Path):
 
 def test_a_truncated_or_missing_archive_is_refused_whatever_bad_rows_says(tmp_path: Path):
     write_train(tmp_path, [])
-    archive = tmp_path / "MMEB-train/images_zip/S.zip"
+    archive = tmp_path / "train/S/images.zip"
     archive.write_bytes(archive.read_bytes()[:-40])
-    with pytest.raises(ArchiveError, match="S.zip: not a whole zip archive"):
+    with pytest.raises(ArchiveError, match="S/images.zip: not a whole zip archive"):
         read_train(tmp_path)
     archive.unlink()
-    with pytest.raises(DataError, match="no image archive: none of .*S.zip"):
+    with pytest.raises(DataError, match="no image archive: none of .*S/images.zip"):
         read_train(tmp_path)

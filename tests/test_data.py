@@ -98,10 +98,11 @@ def test_archives_made_inside_or_outside_the_folder_are_read(member: str, tmp_pa
     assert member in items["member"].to_list()
 
 
-def test_an_unpacked_folder_serves_in_place_of_the_archive(tmp_path: Path):
+@pytest.mark.parametrize("place", ["images/S/Train/0.png", "images/Train/0.png", "S/Train/0.png", "Train/0.png"])
+def test_an_unpacked_folder_serves_in_place_of_the_archive(place: str, tmp_path: Path):
     train_set(tmp_path, "S", [(MARK + "q", "images/S/Train/0.png", "t", "")], {})
-    (tmp_path / "MMEB-train/images_zip/S.zip").unlink()
-    file = tmp_path / "MMEB-train/images/S/Train/0.png"
+    (tmp_path / "train/S/images.zip").unlink()
+    file = tmp_path / "train/S" / place
     file.parent.mkdir(parents=True)
     file.write_bytes(png(0))
     items, pairs, _ = train(tmp_path, ["S"])
@@ -112,7 +113,7 @@ def test_an_image_of_another_set_is_found_in_that_sets_archive(tmp_path: Path):
     train_set(tmp_path, "S_i2t", [("q", "", "t", "")], paths("S_i2t", 1))
     train_set(tmp_path, "S_t2i", [("q", "", MARK, "images/S_i2t/Train/0.png")], {})
     items, _, _ = train(tmp_path, ["S_t2i"])
-    assert items.filter(pl.col("member") != "")["archive"][0].endswith("S_i2t.zip")
+    assert items.filter(pl.col("member") != "")["archive"][0].endswith("S_i2t/images.zip")
 
 
 def test_tasks_keep_the_order_of_candidates_and_their_duplicates(tmp_path: Path):
@@ -121,7 +122,7 @@ def test_tasks_keep_the_order_of_candidates_and_their_duplicates(tmp_path: Path)
         ("q1", "", [MARK, MARK], ["S/1.png", "S/0.png"]),
     ]
     task(tmp_path, "S", rows)
-    zipped(tmp_path / "MMEB-eval/images.zip", {f"images/S/{i}.png": png(i) for i in range(2)})
+    zipped(tmp_path / "eval/images.zip", {f"images/S/{i}.png": png(i) for i in range(2)})
     items, tasks, report = evaluation(tmp_path, "S")
     right = artifacts.content_id("right", None)
     assert tasks["candidates"][0].to_list()[:3] == [right, artifacts.content_id("wrong", None), right]
@@ -133,10 +134,10 @@ def test_tasks_keep_the_order_of_candidates_and_their_duplicates(tmp_path: Path)
     assert report["modalities"] == {"query": {"image+text": 1, "text": 1}, "candidate": {"image": 2, "text": 4}}
 
 
-@pytest.mark.parametrize("place", ["images.zip", "S/images.zip", "images_zip/S.zip"])
+@pytest.mark.parametrize("place", ["images.zip", "S/images.zip"])
 def test_the_archive_of_a_task_may_lie_in_several_places(place: str, tmp_path: Path):
     task(tmp_path, "S", [(MARK + "q", "S/0.png", ["a", "b"], ["", ""])])
-    zipped(tmp_path / "MMEB-eval" / place, {"S/0.png": png(0)})
+    zipped(tmp_path / "eval" / place, {"S/0.png": png(0)})
     assert len(evaluation(tmp_path, "S")[1]) == 1
 
 
@@ -158,7 +159,7 @@ def test_the_embedded_suite_is_read_by_these_loaders_without_a_bad_row(suite: Pa
     )
     assert [one["rows"] for one in report] == [24] * len(settings.train_sets) and not any(one["left_out"]["count"] for one in report)
     assert set(pairs["query"]) | set(pairs["positive"]) == set(items["id"])
-    truth = artifacts.read_table(suite / "truth.parquet", artifacts.TRUTH)
+    truth = artifacts.read_tables(suite / "train", settings.train_sets, "truth.parquet", artifacts.TRUTH)
     for side, column in (("query", "query"), ("candidate", "positive")):
         known = truth.filter(pl.col("side") == side).select("dataset", "id").unique()
         assert len(pairs.join(known, left_on=["dataset", column], right_on=["dataset", "id"], how="anti")) == 0
@@ -192,3 +193,12 @@ def test_an_empty_file_is_refused(tmp_path: Path):
     train_set(tmp_path, "S", [], {})
     with pytest.raises(DataError, match="no usable row of 0: the file is empty"):
         train(tmp_path, ["S"])
+
+
+def test_a_path_that_names_another_set_is_never_answered_with_this_sets_picture(tmp_path):
+    """Both archives were made inside their image folders, so both have a Train/0.png."""
+    for name, seed in (("A", 1), ("B", 2)):
+        train_set(tmp_path, name, [("q", "", "p", "images/A/Train/0.png")], {"Train/0.png": png(seed)})
+    items, pairs, _ = mmeb.read_train(str(tmp_path), "B", "original", 10, 1, LIMIT, "fail", job(tmp_path))
+    (archive,) = items.filter(pl.col("archive") != "")["archive"]
+    assert len(pairs) == 1 and archive == (tmp_path / "train/A/images.zip").as_posix()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unime.data import images
-from unime.data.images import ArchiveError, BadImage
+from unime.data import archives, images
+from unime.data.archives import ArchiveError, BadImage
 
 LIMIT = 10_000
 
@@ -73,7 +73,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path):
 
 
 def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(images, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(archives, "_MAX_BYTES", 1000)
     with pytest.raises(BadImage, match="1001 bytes, more than 1000"):
         images.check(zipped(tmp_path / "a.zip", {"x.png": bytes(1001)}), "x.png", LIMIT)
 
@@ -109,9 +109,9 @@ def test_a_truncated_archive_is_an_error_of_the_archive(tmp_path: Path):
     path = Path(zipped(tmp_path / "a.zip", {"x.png": encoded()}))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ArchiveError, match="a.zip: not a whole zip archive .* download it again"):
-        images.archive(str(path))
+        archives.archive(str(path))
     with pytest.raises(ArchiveError, match="no such archive"):
-        images.archive(str(tmp_path / "b.zip"))
+        archives.archive(str(tmp_path / "b.zip"))
 
 
 def test_a_folder_serves_as_an_archive_but_nothing_outside_it(tmp_path: Path):
@@ -138,7 +138,7 @@ def test_a_folder_serves_as_an_archive_but_nothing_outside_it(tmp_path: Path):
 )
 def test_a_row_path_finds_its_member_and_never_a_namesake(members: list[str], row_path: str, found: str | None, tmp_path: Path):
     path = zipped(tmp_path / "a.zip", dict.fromkeys(members, b"x"))
-    assert images.archive(path).find(row_path) == found
+    assert archives.archive(path).find(row_path) == found
 
 
 def test_many_images_are_checked_in_order_and_bad_ones_do_not_stop_it(tmp_path: Path):
@@ -150,18 +150,18 @@ def test_many_images_are_checked_in_order_and_bad_ones_do_not_stop_it(tmp_path: 
 
 
 def _read_all(path: str, names: list[str]) -> list[bytes]:
-    return [images.archive(path).read(name) for name in names]
+    return [archives.archive(path).read(name) for name in names]
 
 
 def test_forked_processes_read_an_archive_that_the_parent_has_open(tmp_path: Path):
     members = {f"{i}.bin": np.random.default_rng(i).bytes(50_000) for i in range(40)}
     path = zipped(tmp_path / "a.zip", members)
-    mine = images.archive(path)
+    mine = archives.archive(path)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         results = [pool.apply_async(_read_all, (path, list(members))) for _ in range(6)]
         assert _read_all(path, list(members)) == list(members.values())
         assert all(result.get(30) == list(members.values()) for result in results)
-    assert images.archive(path) is mine  # one handle a process
+    assert archives.archive(path) is mine  # one handle a process
 
 
 def test_a_bad_image_survives_a_trip_between_processes():

@@ -62,18 +62,18 @@ def test_a_caption_is_shown_only_by_a_scene_that_has_each_named_thing():
 
 def test_the_suite_has_the_published_layout_and_columns(suite):
     for name in kinds.TRAIN_SETS:
-        table = pl.read_parquet(suite / "MMEB-train" / name / "original-00000-of-00001.parquet")
+        table = pl.read_parquet(suite / "train" / name / "original-00000-of-00001.parquet")
         assert table.columns == ["qry", "qry_image_path", "pos_text", "pos_image_path"]
         members = set()
-        with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{name}.zip") as archive:
+        with zipfile.ZipFile(suite / "train" / name / "images.zip") as archive:
             members = set(archive.namelist())
         paths = {p for p in [*table["qry_image_path"], *table["pos_image_path"]] if p}
         assert paths == members and all(p.startswith(f"images/{name}/Train/") for p in paths)
-        diverse = pl.read_parquet(suite / "MMEB-train" / name / "diverse_instruction-00000-of-00001.parquet")
+        diverse = pl.read_parquet(suite / "train" / name / "diverse_instruction-00000-of-00001.parquet")
         assert diverse["qry"].to_list() != table["qry"].to_list()
         assert diverse["pos_text"].to_list() == table["pos_text"].to_list()
     for task in kinds.TASKS:
-        table = pl.read_parquet(suite / "MMEB-eval" / task / "test-00000-of-00001.parquet")
+        table = pl.read_parquet(suite / "eval" / task / "test-00000-of-00001.parquet")
         words, lists = pl.String, pl.List(pl.String)
         assert table.schema == {"qry_text": words, "qry_img_path": words, "tgt_text": lists, "tgt_img_path": lists}
         assert (table["tgt_text"].list.len() == table["tgt_img_path"].list.len()).all()
@@ -88,19 +88,19 @@ def test_two_writes_are_byte_identical_and_a_larger_one_keeps_its_sets_apart(sui
 
 
 def test_one_set_has_two_candidates_and_one_has_true_duplicates(suite):
-    meme = pl.read_parquet(suite / "MMEB-train" / "NanoMeme" / "original-00000-of-00001.parquet")
+    meme = pl.read_parquet(suite / "train" / "NanoMeme" / "original-00000-of-00001.parquet")
     assert meme["pos_text"].n_unique() == 2
-    twins = pl.read_parquet(suite / "MMEB-train" / writer.DUPLICATES / "original-00000-of-00001.parquet")
-    with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{writer.DUPLICATES}.zip") as archive:
+    twins = pl.read_parquet(suite / "train" / writer.DUPLICATES / "original-00000-of-00001.parquet")
+    with zipfile.ZipFile(suite / "train" / writer.DUPLICATES / "images.zip") as archive:
         ids = [content_id(text, archive.read(path)) for text, path in zip(twins["pos_text"], twins["pos_image_path"], strict=True)]
     assert len(set(ids)) < len(ids) == twins["pos_image_path"].n_unique(), "duplicates must be equal bytes under different names"
 
 
 def test_the_side_table_knows_every_training_item_and_says_that_each_positive_is_right(suite):
-    truth = Truth.load(suite / "truth.parquet")
     for name in kinds.TRAIN_SETS:
-        table = pl.read_parquet(suite / "MMEB-train" / name / "original-00000-of-00001.parquet")
-        with zipfile.ZipFile(suite / "MMEB-train" / "images_zip" / f"{name}.zip") as archive:
+        truth = Truth.load(suite / "train" / name / "truth.parquet")
+        table = pl.read_parquet(suite / "train" / name / "original-00000-of-00001.parquet")
+        with zipfile.ZipFile(suite / "train" / name / "images.zip") as archive:
             ids = [
                 [content_id(text, archive.read(path) if path else None) for text, path in zip(table[t], table[p], strict=True)]
                 for t, p in (("qry", "qry_image_path"), ("pos_text", "pos_image_path"))
@@ -121,7 +121,7 @@ def test_evaluation_candidates_hold_exactly_one_right_answer_and_it_is_the_first
 def test_ood_tasks_show_what_training_never_showed(suite):
     trained = set()
     for name in kinds.TRAIN_SETS:
-        for row in read_table(suite / "truth.parquet", TRUTH).filter(pl.col("dataset") == name)["facts"]:
+        for row in read_table(suite / "train" / name / "truth.parquet", TRUTH)["facts"]:
             trained.add(row)
     text = " ".join(json.dumps(json.loads(row)) for row in trained)
     held_labels = [f"{color} {shape}" for color, shape in scenes.HELD]

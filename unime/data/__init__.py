@@ -1,1 +1,1 @@
-"""Sources to tables: ITEMS, PAIRS and TASKS, with a report of everything that was left out and why."""
+"""Sources to tables: ITEMS with PAIRS, TASKS or CAPTION_QUERIES, and a report of everything that was left out and why."""

@@ -10,7 +10,7 @@ import polars as pl
 from PIL import Image
 
 from unime import artifacts, prompts
-from unime.data import images
+from unime.data import archives, images
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Items:
         if not self._members[row]:
             return Content(self._texts[row], None)
         place = self._archives[row], self._members[row]
-        return Content(self._texts[row], images.header(images.archive(place[0]).read(place[1]), self.max_pixels, *place))
+        return Content(self._texts[row], images.header(archives.archive(place[0]).read(place[1]), self.max_pixels, *place))
 
     def text(self, id: str) -> str:
         return self._texts[self._at(id)]

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from unime import artifacts, prompts
-from unime.data import images
+from unime.data import archives, images
 
 LISTED = 1000
 """Left-out rows that a report lists one by one; the count is always of all."""
@@ -26,29 +26,34 @@ class DataError(ValueError):
 
 
 class Shelf:
-    """The places where one data set's images may lie, best first; those that exist are opened when the first image is asked for."""
+    """The places where one data set's images may lie, best first; those that exist are opened when the first image is asked for.
 
-    def __init__(self, places: Sequence[Path], more: Callable[[str], Path | None] = lambda row_path: None):
+    `more(row_path)` names the places, all there, of a path that says itself where it lies; they come first, since an archive finds a path
+    without its leading folders too and could have a picture of the same name.
+    """
+
+    def __init__(self, places: Sequence[Path], more: Callable[[str], Sequence[Path]] = lambda row_path: ()):
         self._places = [place.as_posix() for place in places]
         self._more = more
-        self._found: list[str] | None = None
+        self._there: list[str] | None = None
 
     def find(self, row_path: str) -> tuple[str, str] | None:
         """(archive, member) of a row's image path, or None.  Raises DataError without any archive, ArchiveError for a torn one."""
-        other = self._more(row_path)
-        for place in self.archives + ([other.as_posix()] if other is not None and other.exists() else []):
-            member = images.archive(place).find(row_path)
+        if self._there is None:
+            self._there = [place for place in self._places if Path(place).exists()]
+        places = [*(place.as_posix() for place in self._more(row_path)), *self._there]
+        if not places:
+            raise DataError(f"no image archive: none of {', '.join(self._places)} exists; download it or correct data.root")
+        for place in places:
+            member = archives.archive(place).find(row_path)
             if member is not None:
                 return place, member
         return None
 
     @property
-    def archives(self) -> list[str]:
-        if self._found is None:
-            self._found = [place for place in self._places if Path(place).exists()]
-        if not self._found:
-            raise DataError(f"no image archive: none of {', '.join(self._places)} exists; download it or correct data.root")
-        return self._found
+    def where(self) -> str:
+        """The places that were searched, in words."""
+        return " or ".join(self._there or self._places)
 
 
 def identify(
@@ -85,7 +90,7 @@ def _reason(text: str, path: str, place: tuple[str, str] | None, digest: bytes |
             return "has neither text nor image"
         return "its text has an image mark but there is no image" if prompts.IMAGE_MARK in text else None
     if place is None:
-        return f"image {path!r} is not in {' or '.join(shelf.archives)}"
+        return f"image {path!r} is not in {shelf.where}"
     if isinstance(digest, images.BadImage):
         return f"image {digest}"
     marks = text.count(prompts.IMAGE_MARK)

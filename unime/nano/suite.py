@@ -1,11 +1,12 @@
-"""The embedded suite's writer: MMEB-train and MMEB-eval parquet plus image zips, in the published layout, from a seed.
+"""The embedded suite's writer: training sets and tasks as MMEB publishes them, and caption sets, from a seed.
 
-    <folder>/MMEB-train/<set>/original-00000-of-00001.parquet            qry, qry_image_path, pos_text, pos_image_path
-    <folder>/MMEB-train/<set>/diverse_instruction-00000-of-00001.parquet the same rows, paraphrased instructions
-    <folder>/MMEB-train/images_zip/<set>.zip                             images/<set>/Train/<n>.png
-    <folder>/MMEB-eval/<task>/test-00000-of-00001.parquet                qry_text, qry_img_path, tgt_text, tgt_img_path
-    <folder>/MMEB-eval/images.zip                                        <task>/<n>.png
-    <folder>/truth.parquet                                               what every training item shows (tests and reports only)
+    <folder>/train/<set>/original-00000-of-00001.parquet             qry, qry_image_path, pos_text, pos_image_path
+    <folder>/train/<set>/diverse_instruction-00000-of-00001.parquet  the same rows, paraphrased instructions
+    <folder>/train/<set>/images.zip                                  images/<set>/Train/<n>.png
+    <folder>/train/<set>/truth.parquet                               what every training item shows (tests and reports only)
+    <folder>/eval/<task>/test-00000-of-00001.parquet                 qry_text, qry_img_path, tgt_text, tgt_img_path
+    <folder>/eval/images.zip                                         <task>/<n>.png
+    <folder>/crossmodal/<benchmark>/                                 see `captions`
 
 Every set and every task draws from its own random state (seed, kind of file, name), so adding one leaves the others' bytes alone.
 Rows are written in blocks: a million rows need no more memory than a thousand.
@@ -27,7 +28,7 @@ from PIL import Image
 
 from unime import artifacts
 from unime.config import Suite
-from unime.nano import kinds, makers
+from unime.nano import captions, kinds, makers
 from unime.nano.kinds import KINDS, Kind
 from unime.nano.makers import Row, Side
 
@@ -47,8 +48,11 @@ class ImageZip:
         number = self._count.get(prefix, 0)
         self._count[prefix] = number + 1
         member = f"{prefix}{number:06d}.png"
-        self._file.writestr(zipfile.ZipInfo(member, date_time=(2020, 1, 1, 0, 0, 0)), png)
+        self.put(member, png)
         return member
+
+    def put(self, member: str, png: bytes) -> None:
+        self._file.writestr(zipfile.ZipInfo(member, date_time=(2020, 1, 1, 0, 0, 0)), png)
 
     def close(self) -> None:
         self._file.close()
@@ -63,22 +67,21 @@ def png_of(picture: np.ndarray) -> bytes:
 def write(folder: str | Path, settings: Suite, track: Any = None) -> dict[str, int]:
     """Write the whole suite into `folder` (created).  Returns {"sets", "tasks", "rows", "queries", "images"}."""
     folder = Path(folder)
-    facts: list[dict[str, str]] = []
     images = 0
-    (folder / "MMEB-train" / "images_zip").mkdir(parents=True, exist_ok=True)
-    (folder / "MMEB-eval").mkdir(parents=True, exist_ok=True)
-    names = [*kinds.TRAIN_SETS, *kinds.TASKS]
+    (folder / "eval").mkdir(parents=True, exist_ok=True)
+    names = [*kinds.TRAIN_SETS, *kinds.TASKS, *captions.BENCHMARKS]
     steps: Iterator[str] = iter(track(names, len(names), "embedded suite") if track else names)
     for name in kinds.TRAIN_SETS:
         next(steps)
-        images += _train_set(folder / "MMEB-train", name, settings, facts)
-    archive = ImageZip(folder / "MMEB-eval" / "images.zip")
+        images += _train_set(folder / "train" / name, name, settings)
+    archive = ImageZip(folder / "eval" / "images.zip")
     for name in kinds.TASKS:
         next(steps)
-        images += _task(folder / "MMEB-eval", name, settings, archive)
+        images += _task(folder / "eval", name, settings, archive)
     archive.close()
-    truth = pl.DataFrame(facts, schema=artifacts.TRUTH).unique(["id", "dataset", "side", "facts"], maintain_order=True)
-    artifacts.write_table(truth, folder / "truth.parquet", artifacts.TRUTH)
+    for name in captions.BENCHMARKS:
+        next(steps)
+        images += _benchmark(folder / "crossmodal" / name, name, settings)
     rows, queries = settings.train_rows * len(kinds.TRAIN_SETS), settings.eval_rows * len(kinds.TASKS)
     return {"sets": len(kinds.TRAIN_SETS), "tasks": len(kinds.TASKS), "rows": rows, "queries": queries, "images": images}
 
@@ -88,9 +91,11 @@ def _random(settings: Suite, *names: str) -> np.random.Generator:
     return np.random.default_rng((settings.seed, int.from_bytes(digest[:8], "little")))
 
 
-def _train_set(root: Path, name: str, settings: Suite, facts: list[dict[str, str]]) -> int:
+def _train_set(folder: Path, name: str, settings: Suite) -> int:
     kind, rng = KINDS[kinds.TRAIN_SETS[name]], _random(settings, "train", name)
-    archive, count = ImageZip(root / "images_zip" / f"{name}.zip"), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    archive, count = ImageZip(folder / "images.zip"), 0
+    facts: list[dict[str, str]] = []
     plain: dict[str, list[str]] = {column: [] for column in TRAIN_COLUMNS}
     diverse: list[str] = []
     pngs: list[tuple[Row, bytes | None]] = []
@@ -112,9 +117,10 @@ def _train_set(root: Path, name: str, settings: Suite, facts: list[dict[str, str
             facts.append({"id": artifacts.content_id(side.text, png), "dataset": name, "side": label, "facts": json.dumps(side.facts)})
         diverse.append(_paraphrase(row.query.text, kind, number))
     archive.close()
-    (root / name).mkdir(exist_ok=True)
-    pl.DataFrame(plain).write_parquet(root / name / "original-00000-of-00001.parquet")
-    pl.DataFrame({**plain, "qry": diverse}).write_parquet(root / name / "diverse_instruction-00000-of-00001.parquet")
+    pl.DataFrame(plain).write_parquet(folder / "original-00000-of-00001.parquet")
+    pl.DataFrame({**plain, "qry": diverse}).write_parquet(folder / "diverse_instruction-00000-of-00001.parquet")
+    truth = pl.DataFrame(facts, schema=artifacts.TRUTH).unique(["id", "dataset", "side", "facts"], maintain_order=True)
+    artifacts.write_table(truth, folder / "truth.parquet", artifacts.TRUTH)
     return count
 
 
@@ -155,6 +161,17 @@ def _task(root: Path, name: str, settings: Suite, archive: ImageZip) -> int:
     (root / name).mkdir(exist_ok=True)
     pl.DataFrame(table).write_parquet(root / name / "test-00000-of-00001.parquet")
     return len(files)
+
+
+def _benchmark(folder: Path, name: str, settings: Suite) -> int:
+    rng = _random(settings, "crossmodal", name)
+    if name == captions.RETRIEVAL:
+        return captions.write_scenes(folder, rng, settings.eval_rows, png_of)
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = ImageZip(folder / "val2017.zip")
+    count = captions.write_crepe(folder, rng, settings.eval_rows, png_of, archive.put)
+    archive.close()
+    return count
 
 
 def _candidates(rng: np.random.Generator, kind: Kind, row: Row, rows: list[Row], count: int) -> list[Side]:

@@ -1,0 +1,34 @@
+"""Training sets and tasks by name, whatever format they are in: the files that a folder holds decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from unime.data import mmeb, own
+from unime.data.rows import DataError
+
+
+def read_train(
+    root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """`<root>/train/<name>` as (ITEMS, PAIRS, report).  `instructions` is for MMEB's format only.  Raises DataError, ArchiveError."""
+    if _is_own(Path(root) / "train" / name):
+        return own.read_train(root, name, cap, seed, max_pixels, bad_rows, job)
+    return mmeb.read_train(root, name, instructions, cap, seed, max_pixels, bad_rows, job)
+
+
+def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """`<root>/eval/<name>` as (ITEMS, TASKS, report).  Raises DataError, ArchiveError."""
+    read = own.read_eval if _is_own(Path(root) / "eval" / name) else mmeb.read_eval
+    return read(root, name, max_pixels, bad_rows, job)
+
+
+def _is_own(folder: Path) -> bool:
+    """Raises DataError where a folder holds rows of both formats; one that holds none is left to MMEB's loader to refuse."""
+    mine, theirs = own.files(folder), sorted(filter(own.published, folder.glob("*.parquet")))
+    if mine and theirs:
+        raise DataError(f"{folder}: rows in two formats, {theirs[0].name} as MMEB publishes it and {mine[0].name} of your own; keep one")
+    return bool(mine)
