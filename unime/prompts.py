@@ -24,6 +24,9 @@ LISTWISE = (
     "that best meets the requirements of the query. "
 )
 
+FIND_CAPTION = f"{IMAGE_MARK} Find an image caption describing the given image."
+"""The image's side of the caption sets, as query and as candidate; the other side is the bare caption."""
+
 LIST = " Candidates:"
 """What stands between the query of a list and its first candidate."""
 

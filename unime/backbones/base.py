@@ -1,20 +1,21 @@
 """What every family of MLLMs gives to the rooms: prompts, padded batches, embeddings, answer logits, answer likelihoods.
 
 The model is transformers' own class, untouched.  A family (one small subclass) says which classes to use, how an image becomes
-tokens and which positions tokens have; all else is here.  Shapes: B sequences, L padded tokens, D hidden size.
+pixels, tokens and features, and which positions tokens have; all else is here.  The image's features are put in place of its tokens
+here too, and the language model is run on that: what each class's own forward pass does, the same for all.  Shapes: B sequences,
+L padded tokens, D hidden size, I images, V image tokens.
 
-What was refused: AutoProcessor (needs torchvision for Qwen2-VL; the PIL processors give the same pixels everywhere), the model's own
-`labels` argument (it computes logits for the whole vocabulary at every position), `hidden_states[-1]` (in newer classes it is taken
-before the final norm).
+What was refused: AutoProcessor (needs torchvision; the PIL processors give the same pixels everywhere), the model's own `labels`
+argument (it computes logits for the whole vocabulary at every position), `hidden_states[-1]` (in newer classes it is taken before the
+final norm).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,54 +25,42 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from unime import prompts
-from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_model, check_tensors
+from unime.backbones import lora as adapters
+from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_model
+from unime.backbones.inputs import Encoded, Picture, Prompt, part
 
 IGNORED = -100
 
 
-class Picture(NamedTuple):
-    """One image as the model takes it: `grid` (1, 3) int64, and `pixels` (P, C) float32 patches or, where the vision tower has seen
-    it already, `features` (V, D)."""
-
-    grid: Tensor
-    pixels: Tensor | None = None
-    features: Tensor | None = None
-
-
-class Prompt(NamedTuple):
-    """`text` holds one image placeholder per image; an image is a PIL image or a `Picture`."""
-
-    text: str
-    images: tuple[Image.Image | Picture, ...] = ()
-
-
-class Encoded(NamedTuple):
-    """One prompt as arrays: `ids` (L,) int64 with image placeholders repeated per visual token, and its pictures in order."""
-
-    ids: np.ndarray
-    pictures: tuple[Picture, ...] = ()
-
-
 class Backbone:
-    """One loaded model folder.  Subclasses set the three names below and write `hidden`, `see` and `_image_tokens`."""
+    """One loaded model folder.  A family sets the names below and writes `_tokens`, `_picture` and `_features`; `_shapes` and
+    `positions` where the model takes more than pixels and counts positions in its own way."""
 
     MODEL: type[nn.Module]
     IMAGE_PROCESSOR: type[Any]
     IMAGE_TOKEN: str
+    """The token that stands for an image, repeated once per visual token."""
+    IMAGE_TEXT = "{}"
+    """How the family writes an image in a prompt; `{}` is the image token."""
+    CHAT_ITEMS = False
+    """Whether the embedder's input is a user turn through the chat template; if not, it is raw text."""
 
-    def __init__(self, folder: Path, model: nn.Module, tokenizer: Any, processor: Any, models: Any) -> None:
-        self.folder, self.model, self.tokenizer, self.processor, self.models = folder, model, tokenizer, processor, models
+    def __init__(self, folder: Path, model: nn.Module, tokenizer: Any, processor: Any, models: Any, image_size: int) -> None:
+        self.folder, self.model, self.tokenizer, self.processor = folder, model, tokenizer, processor
+        self.models, self.image_size = models, image_size
         self.core: nn.Module = model.model  # without the language model head; LoRA layers are put inside, so it stays valid
         self.head: nn.Linear = model.get_output_embeddings()
         self.image_token = self.token(self.IMAGE_TOKEN)
         self.end = tokenizer.eos_token_id
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end
-        self._check_turn_end()
+        self._check()
 
     @classmethod
-    def open(cls, folder: Path, *, adapter: Path | None, models: Any, train: bool) -> Backbone:
+    def open(cls, folder: Path, *, adapter: Path | None, models: Any, image_size: int, train: bool) -> Backbone:
         """Load weights (dtype and device of the config), tokenizer and image processor; see `unime.backbones.load`."""
         check_model(folder)
+        if adapter is not None:
+            check_adapter(adapter)
         transformers_logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         tokenizer.chat_template = chat_template(folder)
@@ -85,32 +74,42 @@ class Backbone:
         if absent := sorted(report["missing_keys"]):
             raise ModelError(f"{folder}: the weights lack {len(absent)} tensors, {absent[0]} first; {REMEDY}")
         model.requires_grad_(False).to(device).eval()
-        backbone = cls(folder, model, tokenizer, cls.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True), models)
+        backbone = cls(folder, model, tokenizer, cls.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True), models, image_size)
         if adapter is not None:
-            backbone._add_adapter(Path(adapter), train)
+            backbone.model = adapters.attach(model, adapter, folder, train)
         return backbone
 
     # Prompts
 
     def item_prompt(self, content: Any) -> Prompt:
-        """The embedder's input for one item (`text`, `image`): raw text, the image's placeholder where the data has its marker."""
+        """The embedder's input for one item (`text`, `image`): raw text with the image where the data has its marker, or, for a family
+        with CHAT_ITEMS, one user turn (its template puts blanks around texts, so the data's own are taken off)."""
         pieces = prompts.parts(content.text, content.image)
-        return self._prompt([self.IMAGE_TOKEN if not isinstance(p, str) else p for p in pieces], pieces)
+        if not self.CHAT_ITEMS:
+            return self._prompt("".join(p if isinstance(p, str) else self.IMAGE_TOKEN for p in pieces), pieces)
+        stripped = [p.strip() if isinstance(p, str) else p for p in pieces]
+        return self._templated([part(p) for p in stripped if p != ""], pieces)
 
     def chat_prompt(self, turn: Sequence[str | Image.Image | Picture]) -> Prompt:
-        """One user turn through the folder's chat template, ending where the assistant's turn begins."""
-        content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in turn]
-        messages = [{"role": "user", "content": content}]
-        return self._prompt([self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)], turn)
+        """One user turn through the folder's chat template, images where they stand, ending where the assistant's turn begins."""
+        return self._templated(self._content(turn), turn)
 
-    def _prompt(self, texts: list[str], pieces: Sequence[Any]) -> Prompt:
-        text, images = "".join(texts), tuple(p for p in pieces if not isinstance(p, str))
+    def _content(self, turn: Sequence[Any]) -> list[dict[str, str]]:
+        """A turn as the chat template takes it; a family whose template moves images out of their place says it otherwise."""
+        return [part(piece) for piece in turn]
+
+    def _templated(self, content: list[dict[str, str]], pieces: Sequence[Any]) -> Prompt:
+        messages = [{"role": "user", "content": content}]
+        return self._prompt(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), pieces)
+
+    def _prompt(self, text: str, pieces: Sequence[Any]) -> Prompt:
+        images = tuple(p for p in pieces if not isinstance(p, str))
         if text.count(self.IMAGE_TOKEN) != len(images):
             raise ValueError(
                 f"{text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images; take {self.IMAGE_TOKEN} out of the "
                 f"item's text: {text[:80]!r}"
             )
-        return Prompt(text, images)
+        return Prompt(text.replace(self.IMAGE_TOKEN, self.IMAGE_TEXT.format(self.IMAGE_TOKEN)), images)
 
     def token(self, word: str) -> int:
         """The id of a word that is one token.  Raises ValueError naming the word where it is none or several."""
@@ -133,24 +132,24 @@ class Backbone:
         """
         if ids is None:
             ids = np.asarray(self.tokenizer.encode(prompt.text, add_special_tokens=False), dtype=np.int64)
-        pictures = tuple(image if isinstance(image, Picture) else self._picture(image) for image in prompt.images)
+        pictures = tuple(image if isinstance(image, Picture) else self._picture(self._squashed(image)) for image in prompt.images)
         if pictures:
             counts = np.ones(len(ids), dtype=np.int64)
-            counts[ids == self.image_token] = [self._image_tokens(picture) for picture in pictures]
+            counts[ids == self.image_token] = [picture.tokens for picture in pictures]
             ids = np.repeat(ids, counts)
         if len(ids) > self.models.max_length:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens is over models.max_length ({self.models.max_length}); raise it, or shrink images with "
-                f"models.image_size: {prompt.text[:80]!r}"
+                f"image_size ({self.image_size} now): {prompt.text[:80]!r}"
             )
         return Encoded(ids, pictures)
 
     def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[str] | None = None, side: str = "left") -> dict[str, Tensor]:
         """A padded batch on the model's device.
 
-        `input_ids`, `attention_mask` (B, L) int64; with images `mm_token_type_ids` (B, L), `pixel_values` (P, C) and
-        `image_grid_thw` (I, 3), or `image_features` (V, D) in place of pixels where all pictures have theirs; with answers `labels`
-        (B, L): the answer and the turn's end token, -100 elsewhere.
+        `input_ids`, `attention_mask` (B, L) int64; with images what the family's `_shapes` adds and `pixel_values` (P, ...), under the
+        names that the model's own forward pass takes, or `image_features` (V, D) in place of pixels where all pictures have theirs;
+        with answers `labels` (B, L): the answer and the turn's end token, -100 elsewhere.
         """
         encoded = [item if isinstance(item, Encoded) else self.encode(item) for item in items]
         tails = [self._answer(answer) for answer in answers] if answers is not None else [[]] * len(encoded)
@@ -166,8 +165,7 @@ class Backbone:
             mask[row, start:stop] = 1
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if pictures := [picture for e in encoded for picture in e.pictures]:
-            batch["mm_token_type_ids"] = torch.from_numpy((ids == self.image_token) & (mask == 1)).to(torch.int32)
-            batch["image_grid_thw"] = torch.cat([picture.grid for picture in pictures])
+            batch |= self._shapes(pictures, torch.from_numpy((ids == self.image_token) & (mask == 1)))
             seen = [picture.features for picture in pictures if picture.features is not None]
             if len(seen) == len(pictures):
                 batch["image_features"] = torch.cat(seen)
@@ -204,27 +202,63 @@ class Backbone:
 
     def hidden(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, L, D) hidden states after the final norm; rows of padding hold nothing of use."""
-        raise NotImplementedError
+        return self.run(batch).last_hidden_state
 
+    def run(self, batch: dict[str, Tensor], use_cache: bool = False) -> Any:
+        """The language model's own output for a batch: `last_hidden_state` (B, L, D), after the final norm, and the key-value cache."""
+        embeds, mask = self.core.get_input_embeddings()(batch["input_ids"]), batch["attention_mask"]
+        features = batch.get("image_features")
+        if "pixel_values" in batch:
+            features = self._features(batch)
+        if features is not None:
+            marked = (batch["input_ids"] == self.image_token) & (mask == 1)
+            if int(marked.sum()) != len(features):
+                raise ValueError(f"{int(marked.sum())} image tokens for {len(features)} rows of features; the family's `_tokens` is wrong")
+            embeds = embeds.masked_scatter(marked[..., None], features.to(embeds.dtype))
+        return self.core.language_model(inputs_embeds=embeds, attention_mask=mask, position_ids=self.positions(batch), use_cache=use_cache)
+
+    def positions(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, L) int64, or (axes, B, L) for a family of several axes: a token's place in its sequence; 0 where there is padding, so that
+        a sequence's positions depend on neither its side nor its width."""
+        mask = batch["attention_mask"]
+        return (mask.cumsum(1) - 1) * mask
+
+    @torch.no_grad()
     def see(self, image: Image.Image) -> Picture:
         """The image after the vision tower, on the CPU, to stand in for the image in any number of prompts.
 
         Each image passes the tower alone, so its features depend on it only: a cache of them changes no result.
         """
-        raise NotImplementedError
+        picture = self._picture(self._squashed(image))
+        batch = self._shapes([picture], torch.ones(1, picture.tokens, dtype=torch.bool)) | {"pixel_values": picture.pixels}
+        features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return picture._replace(pixels=None, features=features.cpu())
 
-    def _image_tokens(self, image: Image.Image | Picture) -> int:
+    def _tokens(self, height: int, width: int) -> int:
+        """How many tokens an image of this size in pixels becomes; no pixel is computed."""
         raise NotImplementedError
 
     def _picture(self, image: Image.Image) -> Picture:
-        squashed = image.convert("RGB")
-        if self.models.image_size:
-            squashed = squashed.resize(self._size(image), Image.Resampling.BICUBIC)
-        found = self.processor(images=[squashed], return_tensors="pt")
-        return Picture(found["image_grid_thw"], pixels=found["pixel_values"])
+        """An RGB image as pixels."""
+        raise NotImplementedError
 
-    def _size(self, image: Image.Image) -> tuple[int, int]:
-        return (self.models.image_size, self.models.image_size) if self.models.image_size else image.size
+    def _shapes(self, pictures: Sequence[Picture], marked: Tensor) -> dict[str, Tensor]:
+        """What the model is told of a batch's pictures besides pixels; `marked` (B, L) bool: the image tokens."""
+        return {}
+
+    def _features(self, batch: dict[str, Tensor]) -> Tensor:
+        """(V, D): the features of a batch's `pixel_values`, one row an image token, in order."""
+        raise NotImplementedError
+
+    def _image_tokens(self, image: Image.Image | Picture) -> int:
+        if isinstance(image, Picture):
+            return image.tokens
+        width, height = (self.image_size, self.image_size) if self.image_size else image.size
+        return self._tokens(height, width)
+
+    def _squashed(self, image: Image.Image) -> Image.Image:
+        image = image.convert("RGB")
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC) if self.image_size else image
 
     def _last(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.hidden(batch)
@@ -241,52 +275,34 @@ class Backbone:
     def _answer(self, answer: str) -> list[int]:
         return [*self.tokenizer.encode(answer, add_special_tokens=False), self.end]
 
-    def _check_turn_end(self) -> None:
+    def _check(self) -> None:
+        """Raise ModelError for a folder whose parts do not fit each other, or a language model that sees a window of its past only."""
         messages = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "a"), ("assistant", "b"))]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         if f"b{self.tokenizer.eos_token}" not in text:
             raise ModelError(
                 f"{self.folder}: its chat template does not end the assistant's turn with eos_token {self.tokenizer.eos_token!r}; {REMEDY}"
             )
+        if (named := self.core.config.image_token_id) != self.image_token:
+            raise ModelError(
+                f"{self.folder}: config.json has image token {named}, its tokenizer has {self.IMAGE_TOKEN} at {self.image_token}; {REMEDY}"
+            )
+        language = self.core.language_model.config
+        if kinds := sorted(set(getattr(language, "layer_types", None) or []) - {"full_attention"}):
+            raise ModelError(
+                f"{self.folder}: {kinds[0]} layers (a window of {getattr(language, 'sliding_window', None)} tokens) cannot share prefixes; "
+                "use a model with full attention"
+            )
 
     # LoRA
 
     def lora_targets(self) -> str:
-        """A pattern of the full names of the language model's linear layers: no vision tower, no head."""
-        language = next(name for name, module in self.model.named_modules() if module is self.core.language_model)
-        found = {n.split(".", 1)[1].split(".", 1)[1] for n, m in self.core.language_model.named_modules() if isinstance(m, nn.Linear)}
-        return rf"{re.escape(language)}\.layers\.\d+\.({'|'.join(re.escape(name) for name in sorted(found))})"
+        """A pattern of the full names of the language model's linear layers: no vision tower, no projector, no head."""
+        return adapters.targets(self.model, self.core.language_model)
 
     def add_lora(self, lora: Any, seed: int) -> None:
         """Put trainable LoRA (or DoRA) layers of config section `lora` into the language model, drawn from `seed`."""
-        from peft import LoraConfig, get_peft_model
-
-        settings = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_dora=lora.dora,
-            init_lora_weights="gaussian" if lora.init == "gaussian" else True,
-            target_modules=self.lora_targets(),
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            self.model = get_peft_model(self.model, settings)
-
-    def _add_adapter(self, folder: Path, train: bool) -> None:
-        from peft import PeftModel
-        from peft.utils import get_peft_model_state_dict
-
-        check_adapter(folder)
-        adapted = PeftModel.from_pretrained(self.model, folder, is_trainable=train)
-        needed, found = set(get_peft_model_state_dict(adapted)), set(check_tensors(folder, "adapter_model.safetensors"))
-        if needed != found:
-            raise ModelError(
-                f"{folder}: adapter_model.safetensors does not fit {self.folder}: {len(needed - found)} tensors missing, "
-                f"{len(found - needed)} unknown, {sorted(needed ^ found)[0]} first; train the adapter on this model"
-            )
-        self.model = adapted if train else adapted.merge_and_unload().requires_grad_(False).eval()
+        self.model = adapters.add(self.model, self.lora_targets(), lora, seed, self.device)
 
 
 def _device(asked: str) -> torch.device:

@@ -24,8 +24,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def check_model(folder: Path) -> None:
     """Raise ModelError unless the folder holds config, whole weights, tokenizer, image processor and chat template."""
-    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+    for name in ("config.json", "tokenizer_config.json"):
         _json(folder, name)
+    if (folder / "preprocessor_config.json").exists() or not (folder / "processor_config.json").exists():
+        _json(folder, "preprocessor_config.json")
+    elif "image_processor" not in _json(folder, "processor_config.json"):  # where newer transformers put it
+        raise _missing(folder, "preprocessor_config.json (or an image_processor in processor_config.json)")
     if not (folder / "tokenizer.json").exists():
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).exists():
@@ -40,7 +44,13 @@ def check_adapter(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such adapter folder; {REMEDY}")
     _json(folder, "adapter_config.json")
+    _no_pickle(folder, "adapter_model.safetensors", "adapter_model.bin")
     check_tensors(folder, "adapter_model.safetensors")
+
+
+def is_merged(folder: Path) -> bool:
+    """Whether a folder given as an adapter holds a whole model instead.  One that has both is an adapter."""
+    return (folder / "config.json").exists() and not (folder / "adapter_config.json").exists()
 
 
 def check_tensors(folder: Path, name: str) -> list[str]:
@@ -69,7 +79,17 @@ def _weight_files(folder: Path) -> list[str]:
         return ["model.safetensors"]
     if (folder / "model.safetensors.index.json").exists():
         return sorted(set(_json(folder, "model.safetensors.index.json").get("weight_map", {}).values()))
+    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
+        _no_pickle(folder, "model.safetensors", name)
     raise _missing(folder, "model.safetensors (or model.safetensors.index.json and its shards)")
+
+
+def _no_pickle(folder: Path, wanted: str, pickled: str) -> None:
+    if (folder / pickled).exists() and not (folder / wanted).exists():
+        raise ModelError(
+            f"{folder}: weights in {pickled} are a pickle, which can run any code when it is opened, and are not read; get {wanted}, or "
+            "open the folder with peft or transformers where you trust it and call save_pretrained, which writes safetensors"
+        )
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:

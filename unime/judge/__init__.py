@@ -32,14 +32,14 @@ class Backend(Protocol):
         """Per question (candidates, 2) float32: the raw logits of Yes and of No."""
 
 
-def open_backend(name: str, folder: str | Path, items: Items, *, models: Any, batch_tokens: int) -> Backend:
-    """The judge of this name on a model folder; `models` is the config's section of that name."""
+def open_backend(name: str, folder: str | Path, items: Items, *, models: Any, batch_tokens: int, image_size: int = 0) -> Backend:
+    """The judge of this name on a model folder; `models` is the config's section of that name, `image_size` as for `backbones.load`."""
     if name != "transformers":
         raise ValueError(f"judge.backend {name!r} is not known; known: 'transformers'")
     from unime.backbones import load
     from unime.judge.transformers_backend import TransformersJudge
 
-    return TransformersJudge(load(folder, models=models), items, batch_tokens)
+    return TransformersJudge(load(folder, models=models, image_size=image_size), items, batch_tokens)
 
 
 def judge(

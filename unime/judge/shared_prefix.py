@@ -168,12 +168,12 @@ def pack(groups: Sequence[Sequence[Encoded]], backbone: Backbone) -> Packed:
 
 
 def _shape(sequence: Encoded, image_token: int) -> tuple[Any, ...]:
-    """What positions depend on: the length, where images begin, and their grids."""
+    """What positions depend on: the length, where images begin, and their shapes."""
     if not sequence.pictures:
         return (len(sequence.ids),)
     marked = np.flatnonzero(sequence.ids == image_token)
     firsts = np.cumsum([0, *(len(picture.features) for picture in sequence.pictures[:-1])])
-    return (len(sequence.ids), *marked[firsts].tolist(), *(tuple(picture.grid[0].tolist()) for picture in sequence.pictures))
+    return (len(sequence.ids), *marked[firsts].tolist(), *(tuple(picture.shape[0].tolist()) for picture in sequence.pictures))
 
 
 def _positions(sequences: Sequence[Encoded], backbone: Backbone) -> Tensor:
