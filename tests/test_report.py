@@ -40,7 +40,19 @@ def test_the_csv_has_the_promised_rows_and_columns_and_means_over_exactly_the_gr
     given = scores(NANO)
     rows = lines_of(tables.build(given, NANO))
     assert [row["model"] for row in rows] == ["base zero-shot", "in-batch (VLM2Vec)", "hard negatives", "UniME-V2", "UniME-V2 + reranker"]
-    assert list(rows[0]) == ["model", "source", "classification", "vqa", "retrieval", "grounding", "ind", "ood", "overall", *NANO]
+    assert list(rows[0]) == [
+        "model",
+        "source",
+        "classification",
+        "vqa",
+        "retrieval",
+        "grounding",
+        "ind",
+        "ood",
+        "overall",
+        "difference",
+        *NANO,
+    ]
     assert {row["source"] for row in rows} == {"this run"}
     values = {(r["model"], r["task"]): r["value"] for r in given.iter_rows(named=True) if r["metric"] == "precision@1"}
     for key, row in zip(MODELS, rows, strict=True):
@@ -92,7 +104,7 @@ def test_scores_that_cannot_be_compared_are_refused_with_task_and_model():
         tables.build(given.with_columns(pl.lit(float("nan")).alias("value")), ["NanoCrop"])
     with pytest.raises(ArtifactError, match="stands twice"):
         tables.build(pl.concat([given, given]), ["NanoCrop"])
-    with pytest.raises(ConfigError, match="nearest: 'NanoCrop'"):
+    with pytest.raises(ArtifactError, match="NanoCorp has no precision@1 of zero_shot"):
         tables.build(given, ["NanoCorp"])
 
 
@@ -114,6 +126,44 @@ def test_the_screen_table_fits_80_columns():
         own = table.rows[-1 if names is NANO else 4]
         line = next(line for line in shown.splitlines() if "UniME-V2 + reranker" in line)
         assert line.split()[-7:] == [tables.percent(own.means[mean]) for mean in MEANS]
+
+
+COMPARE = {"unime_v2": "UniME-V2 (Qwen2-VL 2B)", "unime_v2_reranker": "UniME-V2 (Qwen2-VL 2B) + reranker"}
+
+
+def test_a_difference_is_this_runs_overall_minus_the_papers_in_points():
+    table = tables.build(scores(MMEB), MMEB, COMPARE)
+    rows = {row["model"]: row for row in lines_of(table) if row["source"] == "this run"}
+    for key, shown in MODELS.items():
+        if key in COMPARE:
+            own = next(row for row in table.rows if row.model == shown).means["overall"]
+            points = 100 * own - published.PUBLISHED[COMPARE[key]]["overall"]
+            assert abs(points) > 1 and rows[shown]["difference"] == f"{points:+.2f}"
+        else:
+            assert rows[shown]["difference"] == ""
+    assert {row["difference"] for row in lines_of(table) if row["source"] == "published"} == {""}
+    assert [tables.points(value) for value in (1.2, -0.351, -0.001, 0.0, None)] == ["+1.20", "-0.35", "+0.00", "+0.00", ""]
+    text, shown = tables.to_markdown(table), tables.to_text(table)
+    assert "| Difference |" in text and f"{rows['UniME-V2']['difference']} |" in text
+    assert "UniME-V2 against the paper's UniME-V2 (Qwen2-VL 2B); UniME-V2 + reranker against" in text
+    assert "Diff" in shown and rows["UniME-V2"]["difference"] in shown and max(map(len, shown.splitlines())) <= 80
+    assert f">{rows['UniME-V2']['difference']}<" in page.page(table, {}, "", [], [])
+
+
+def test_no_difference_is_shown_where_nothing_is_comparable():
+    for names in (NANO, members("grounding", MMEB), [*MMEB, "NanoCrop"]):
+        table = tables.build(scores(TASKS), names, COMPARE)
+        assert {row["difference"] for row in lines_of(table)} == {""}
+        assert "Diff" not in tables.to_text(table) and "Difference" not in tables.to_markdown(table)
+    without = tables.build(scores(MMEB), MMEB)
+    assert "Diff" not in tables.to_text(without) and {row["difference"] for row in lines_of(without)} == {""}
+
+
+def test_an_unknown_model_or_published_row_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"evaluate.compare.unime_v2: 'UniME-V2 \(Qwen2-VL-2B\)' .*nearest: 'UniME-V2 \(Qwen2-VL 2B\)'"):
+        tables.build(scores(NANO), NANO, {"unime_v2": "UniME-V2 (Qwen2-VL-2B)"})
+    with pytest.raises(ConfigError, match="evaluate.compare: 'unime_v' is no model of the table; nearest: 'unime_v2'"):
+        tables.build(scores(NANO), NANO, {"unime_v": "UniME-V2 (Qwen2-VL 2B)"})
 
 
 def test_charts_are_well_formed_show_every_task_and_stay_the_same_bytes():
@@ -167,7 +217,8 @@ def test_the_page_is_one_file_with_everything_escaped_and_the_same_bytes():
         assert f"<td>{name}</td>" in text
     assert "Ties (<code>content</code>)" in text
     clean = [TRAIN | {"left_out": {"count": 0, "listed": []}}]
-    assert "No row and no candidate was left out" in page.page(table, drawn, mining, clean, [EVAL])
+    without = page.page(table, drawn, mining, clean, [EVAL])
+    assert "No row and no candidate was left out" in without and "Cross-modal" not in without
 
 
 def test_markdown_becomes_html_block_by_block():
@@ -199,6 +250,17 @@ def test_spread_over_runs_is_the_sample_deviation_and_steps_are_paired(tmp_path)
     assert str(seeds.spread([5.0])) == "5.00"
 
 
+def test_spread_over_runs_leaves_the_difference_out(tmp_path):
+    paths = []
+    for seed in range(2):
+        paths.append(tmp_path / f"{seed}.csv")
+        paths[-1].write_text(tables.to_csv(tables.build(scores(MMEB, seed), MMEB, COMPARE)), encoding="utf-8")
+    runs = seeds.read(paths)
+    assert runs[0]["difference"].null_count() == len(MODELS) - len(COMPARE)
+    for found in (*seeds.over_seeds(runs).values(), *seeds.steps(runs).values()):
+        assert list(found) == [*MEANS, *MMEB]
+
+
 def test_runs_with_other_tasks_or_rows_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text(tables.to_csv(tables.build(scores(NANO), NANO)), encoding="utf-8")
     (tmp_path / "b.csv").write_text(tables.to_csv(tables.build(scores(NANO), NANO[:3])), encoding="utf-8")
@@ -214,7 +276,7 @@ def test_runs_with_other_tasks_or_rows_are_refused(tmp_path):
 def test_report_and_metrics_load_no_torch():
     code = (
         "import sys, unime.evaluate.metrics, unime.evaluate.tasks\n"
-        "from unime.report import charts, html, page, published, seeds, table\n"
+        "from unime.report import charts, crossmodal, html, page, published, seeds, table\n"
         "print([m for m in ('torch', 'transformers', 'faiss', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

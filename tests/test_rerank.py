@@ -17,7 +17,15 @@ from unime.evaluate import rank, rerank, run
 from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKER
 from unime.job import Job
 
-SECTIONS = ("models", "embed", "evaluate.rerank", "evaluate.rerank_mode", "evaluate.tie_rule")
+SECTIONS = (
+    "models",
+    "embed",
+    "train.reranker.image_size",
+    "evaluate.image_size",
+    "evaluate.rerank",
+    "evaluate.rerank_mode",
+    "evaluate.tie_rule",
+)
 
 
 @pytest.fixture(scope="module")

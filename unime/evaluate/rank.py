@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,14 +35,16 @@ def distinct(task: pl.DataFrame) -> list[str]:
     return sorted(set(task["query"]).union(*task["candidates"]))
 
 
+def names(ids: Iterable[str], items: Items) -> dict[str, str]:
+    """By which name the tie rule `name` knows a candidate: a text by itself without outer spaces, one with an image by its id."""
+    return {i: f"id {i}" if items.has_image(i) else f"text {items.text(i).strip()}" for i in ids}
+
+
 def pool(task: pl.DataFrame, items: Items, tie_rule: str) -> Pool:
-    """The candidates of a task.  Under `name` a text candidate is known by its text without outer spaces, one with an image by id."""
-    names = None
-    if tie_rule == "name":
-        ids = {i for row in task["candidates"] for i in row}
-        names = {i: f"id {i}" if items.has_image(i) else f"text {items.text(i).strip()}" for i in ids}
+    """The candidates of a task, under `name` with their names."""
+    known = names(set().union(*task["candidates"]), items) if tie_rule == "name" else None
     try:
-        return Pool.of(task["candidates"].to_list(), task["right"].to_list(), names)
+        return Pool.of(task["candidates"].to_list(), task["right"].to_list(), known)
     except ValueError as error:
         raise artifacts.ArtifactError(f"{_name(task)}: {error}") from error
 
@@ -66,25 +68,44 @@ def with_top(found: Pool, before: Sequence[Sequence[str]], top: Sequence[Sequenc
     lists = [[*new, *old[len(new) :]] for new, old in zip(top, before, strict=True)]
     listed = found.only(lists)
     present = listed.wanted.any(axis=1)
-    places = np.where(present, listed.wanted.argmax(axis=1), (found.columns >= 0).sum(axis=1))
-    return Ranking(lists, places, np.asarray(unread, dtype=bool))
+    before_right = np.where(present, listed.wanted.argmax(axis=1), (found.columns >= 0).sum(axis=1))
+    return Ranking(lists, before_right, np.asarray(unread, dtype=bool))
 
 
 def tables(task: pl.DataFrame, model: str, ranking: Ranking, tie_rule: str, keep: int = TOP) -> tuple[pl.DataFrame, pl.DataFrame]:
     """SCORES (Precision@1, recall@5, recall@10, and the share of unread answers where there are any) and PREDICTIONS of one model."""
-    n = len(task)
-    places = np.where(ranking.unread, np.iinfo(np.int64).max, ranking.ranks)
-    figures = {"precision@1" if k == 1 else f"recall@{k}": metrics.recall_at(places, k) for k in CUTS}
-    if ranking.unread.any():
-        figures["unread"] = float(ranking.unread.mean())
-    rows = [(_name(task), model, metric, value, n, tie_rule) for metric, value in figures.items()]
-    predictions = task.select("task", pl.lit(model).alias("model"), "row", "query").with_columns(
+    right = task.select(pl.col("candidates").list.get(pl.col("right"))).to_series()
+    figures = [(metric, value, len(task)) for metric, value in recalls(ranking, "precision@1").items()]
+    return scores(_name(task), model, figures, tie_rule), predictions(task, model, ranking, right, keep)
+
+
+def recalls(ranking: Ranking, first: str = "recall@1") -> dict[str, float]:
+    """recall@1 (under the name `first`), recall@5, recall@10, and the share of unread answers where there are any."""
+    found = places(ranking)
+    figures = {first if k == 1 else f"recall@{k}": metrics.recall_at(found, k) for k in CUTS}
+    return figures | ({"unread": float(ranking.unread.mean())} if ranking.unread.any() else {})
+
+
+def places(ranking: Ranking) -> np.ndarray:
+    """(Q,) int64: `ranks` with an unread answer behind everything; 0 is a right answer."""
+    return np.where(ranking.unread, np.iinfo(np.int64).max, ranking.ranks)
+
+
+def scores(name: str, model: str, figures: Iterable[tuple[str, float, int]], tie_rule: str) -> pl.DataFrame:
+    """SCORES from (metric, value, n)."""
+    rows = [(name, model, metric, value, n, tie_rule) for metric, value, n in figures]
+    return pl.DataFrame(rows, schema=artifacts.SCORES, orient="row")
+
+
+def predictions(task: pl.DataFrame, model: str, ranking: Ranking, right: pl.Series, keep: int) -> pl.DataFrame:
+    """PREDICTIONS of one model from the columns task, row, query; `right` (Q) is the right answer's id, or one of several."""
+    table = task.select("task", pl.lit(model).alias("model"), "row", "query").with_columns(
         predicted=pl.Series(["" if bad else row[0] for row, bad in zip(ranking.lists, ranking.unread, strict=True)], dtype=pl.String),
-        right=task.select(pl.col("candidates").list.get(pl.col("right"))).to_series(),
-        correct=pl.Series(places == 0),
+        right=right,
+        correct=pl.Series(places(ranking) == 0),
         top=pl.Series([row[:keep] for row in ranking.lists], dtype=pl.List(pl.String)),
     )
-    return pl.DataFrame(rows, schema=artifacts.SCORES, orient="row"), predictions.select(list(artifacts.PREDICTIONS))
+    return table.select(list(artifacts.PREDICTIONS))
 
 
 def _name(task: pl.DataFrame) -> str:

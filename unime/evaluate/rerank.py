@@ -147,8 +147,7 @@ def branch_likelihoods(backbone: Backbone, encoded: Sequence[Encoded], told: Seq
     shared = min(_common(told), min(len(tokens) for tokens in told) - 1)
     head = list(told[0][:shared])
     batch = backbone.collate([e._replace(ids=np.concatenate([e.ids, np.array(head, dtype=np.int64)])) for e in encoded])
-    positions = backbone.positions(batch)  # (3, B, L)
-    out = backbone.core(**batch, position_ids=positions, use_cache=True)
+    out = backbone.run(batch, use_cache=True)
     hidden = out.last_hidden_state[:, -shared - 1 :]  # (B, shared + 1, D): each predicts the next token of the answers
     found = torch.log_softmax(backbone.head(hidden).float(), dim=-1)
     base = sum((found[:, k, token] for k, token in enumerate(head)), start=torch.zeros(len(encoded), device=found.device))
@@ -161,10 +160,10 @@ def branch_likelihoods(backbone: Backbone, encoded: Sequence[Encoded], told: Seq
     after = torch.tensor([token for tokens in rest for token in tokens[1:]], device=total.device)
     depth = torch.tensor([k for tokens in rest for k in range(len(tokens) - 1)], device=total.device)
     owner = torch.tensor([k for k, size in enumerate(sizes) for _ in range(size)], device=total.device)
-    hidden = backbone.core(
+    hidden = backbone.core.language_model(
         input_ids=fed.expand(len(encoded), -1),
         attention_mask=_mask(batch["attention_mask"], owner, out.last_hidden_state.dtype),
-        position_ids=positions[..., -1:] + 1 + depth,  # the last token is text: all three positions are equal there
+        position_ids=backbone.positions(batch)[..., -1:] + 1 + depth,  # the last token is text: a position's axes are equal there
         past_key_values=out.past_key_values,
         use_cache=True,
     ).last_hidden_state  # (B, R, D)

@@ -6,13 +6,15 @@ prompts: a killed run goes on from there, and the result is put together from th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from unime import artifacts
-from unime.backbones import load
+from unime.backbones import Backbone, load
 from unime.config import View
 from unime.data.items import Items
 from unime.embed import embed
@@ -25,64 +27,96 @@ from unime.job import Job
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 
 
-def evaluate(task: pl.DataFrame, items: Items, adapters: dict[str, Path | None], config: View, job: Job) -> Tables:
+def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | None], config: View, job: Job) -> Tables:
     """SCORES and PREDICTIONS of every model on one task (table TASKS, its `items`).
 
     `adapters` names the adapter folder of each key of `tasks.MODELS`, None for the base model as it is.  `config` needs the sections
-    models, embed, evaluate.rerank, evaluate.rerank_mode, evaluate.tie_rule.  Raises ArtifactError for a task without queries or
-    with a right answer outside its candidates, ConfigError for a task that no registry knows.
+    models, embed, train.reranker.image_size (a list shows many images at once, at the size that it was trained with),
+    evaluate.image_size, evaluate.rerank, evaluate.rerank_mode, evaluate.tie_rule.  Raises ArtifactError for a task without queries
+    or with a right answer outside its candidates.
     """
-    if not len(task):
-        raise artifacts.ArtifactError(f"{job.item or 'the task'} has no queries; see its data report for the rows that were left out")
-    if absent := [model for model in MODELS if model not in adapters]:
-        raise ValueError(f"no adapter named for {', '.join(absent)}; give None for a model without one")
-    rule, keep = config.evaluate.tie_rule, max(rank.TOP, config.evaluate.rerank)
+    models = Models.of(task, items, adapters, config, job)
+    rule, keep = config.evaluate.tie_rule, models.keep
     candidates = rank.pool(task, items, rule)
 
-    def embedder(model: str) -> Ranking:
-        backbone = load(config.models.base, adapter=adapters[model], models=config.models)
-        ids, vectors = embed(
-            rank.distinct(task),
-            items,
-            backbone,
-            batch_tokens=config.embed.batch_tokens,
-            shard=config.embed.shard,
-            scratch=job.scratch / f"{model}-vectors",
-            track=job.track,
+    def ranked(model: str) -> Tables:
+        ids, vectors = models.embed(model, rank.distinct(task))
+        return rank.tables(task, model, rank.by_similarity(task, candidates, ids, vectors, rule), rule, keep)
+
+    def reordered(before: list[list[str]]) -> Tables:
+        ranking = models.rerank(task["query"].to_list(), candidates, before, rule)
+        return rank.tables(task, RERANKER, ranking, rule, keep)
+
+    return models.tables(ranked, reordered)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The table's models and the items of one task that they see; each model's weights are in memory while it works."""
+
+    items: Items
+    adapters: Mapping[str, Path | None]
+    config: View
+    job: Job
+
+    @staticmethod
+    def of(queries: pl.DataFrame, items: Items, adapters: Mapping[str, Path | None], config: View, job: Job) -> Models:
+        """Raises ArtifactError where there are no queries, ValueError where a model's adapter is not named."""
+        if not len(queries):
+            raise artifacts.ArtifactError(f"{job.item or 'the task'} has no queries; see its data report for the rows that were left out")
+        if absent := [model for model in MODELS if model not in adapters]:
+            raise ValueError(f"no adapter named for {', '.join(absent)}; give None for a model without one")
+        return Models(items, adapters, config, job)
+
+    @property
+    def keep(self) -> int:
+        """Best candidates that a prediction keeps: at least as many as the reranker sees."""
+        return max(rank.TOP, self.config.evaluate.rerank)
+
+    def embed(self, model: str, ids: Iterable[str]) -> tuple[list[str], np.ndarray]:
+        """The distinct ids, sorted, and their unit vectors (N, D) float32 by one of the embedders."""
+        return embed(
+            ids,
+            self.items,
+            self._load(self.config.models.base, model, self.config.evaluate.image_size),
+            batch_tokens=self.config.embed.batch_tokens,
+            shard=self.config.embed.shard,
+            scratch=self.job.scratch / f"{model}-vectors",
+            track=self.job.track,
         )
-        return rank.by_similarity(task, candidates, ids, vectors, rule)
 
-    made = {
-        model: _kept(job.scratch / model, lambda model=model: rank.tables(task, model, embedder(model), rule, keep)) for model in EMBEDDERS
-    }
-    before = made[RERANKED][1]["top"].to_list()
-    made[RERANKER] = _kept(
-        job.scratch / RERANKER,
-        lambda: rank.tables(task, RERANKER, _reranked(task, items, candidates, before, adapters[RERANKER], config, job), rule, keep),
-    )
-    for model, (scores, _) in made.items():
-        job.log.info("%s %s: %s", job.item, model, ", ".join(f"{row['metric']} {row['value']:.4f}" for row in scores.iter_rows(named=True)))
-    scores, predictions = zip(*(made[model] for model in MODELS), strict=True)
-    return pl.concat(scores), pl.concat(predictions)
+    def _load(self, folder: str, model: str, size: int) -> Backbone:
+        return load(folder, adapter=self.adapters[model], models=self.config.models, image_size=size)
 
+    def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str) -> Ranking:
+        """The best `evaluate.rerank` distinct candidates of `before` in the reranker's order, the others behind them as they were."""
+        lists = [row[: self.config.evaluate.rerank] for row in before]
+        reranker = self._load(self.config.models.reranker, RERANKER, self.config.train.reranker.image_size)
+        mode = self.config.evaluate.rerank_mode
+        scores, unread = rerank.score(
+            rerank.Lists(reranker, self.items, queries, lists),
+            mode=mode,
+            batch_tokens=self.config.embed.batch_tokens,
+            scratch=self.job.scratch / f"{RERANKER}-lists",
+            track=self.job.track,
+        )
+        order = "first" if mode == "generate" else rule  # only the named one moves, to the front
+        top = rank.by_score(candidates.only(lists), scores, order).lists
+        return rank.with_top(candidates, before, top, unread)
 
-def _reranked(
-    task: pl.DataFrame, items: Items, candidates: Pool, before: list[list[str]], adapter: Path | None, config: View, job: Job
-) -> Ranking:
-    """The best `evaluate.rerank` distinct candidates in the reranker's order, the others behind them as they were."""
-    lists = [row[: config.evaluate.rerank] for row in before]
-    reranker = load(config.models.reranker, adapter=adapter, models=config.models)
-    scores, unread = rerank.score(
-        rerank.Lists(reranker, items, task["query"].to_list(), lists),
-        mode=config.evaluate.rerank_mode,
-        batch_tokens=config.embed.batch_tokens,
-        scratch=job.scratch / f"{RERANKER}-lists",
-        track=job.track,
-    )
-    shown = candidates.only(lists)
-    order = "first" if config.evaluate.rerank_mode == "generate" else config.evaluate.tie_rule  # only the named one moves, to the front
-    top = rank.by_score(shown, scores, order).lists
-    return rank.with_top(candidates, before, top, unread)
+    def tables(self, ranked: Callable[[str], Tables], reordered: Callable[[list[list[str]]], Tables]) -> Tables:
+        """SCORES and PREDICTIONS of all models, one below the other.
+
+        `ranked(model)` makes an embedder's, `reordered(before)` the reranker's from the best candidates of the one that it reorders.
+        """
+        scratch = self.job.scratch
+        made = {model: _kept(scratch / model, lambda model=model: ranked(model)) for model in EMBEDDERS}
+        made[RERANKER] = _kept(scratch / RERANKER, lambda: reordered(made[RERANKED][1]["top"].to_list()))
+        for model, (scores, _) in made.items():
+            figures = ", ".join(f"{row['metric']} {row['value']:.4f}" for row in scores.iter_rows(named=True))
+            self.job.log.info("%s %s: %s", self.job.item, model, figures)
+        scores, predictions = zip(*(made[model] for model in MODELS), strict=True)
+        return pl.concat(scores), pl.concat(predictions)
 
 
 def _kept(place: Path, make: Callable[[], Tables]) -> Tables:

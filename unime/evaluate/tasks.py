@@ -1,7 +1,9 @@
-"""What is evaluated: the table's models, and the tasks (MMEB's 36, the embedded suite's 18) with meta-task and split.
+"""What is evaluated: the tables' models, the tasks (MMEB's 36, the embedded suite's 18) with meta-task and split, and the cross-modal
+columns (the paper's 11, the suite's 5) with their group.
 
 MMEB's split is the paper's (VLM2Vec, table 2): 20 tasks whose training split is trained on (IND), 16 that are only evaluated (OOD).
-The suite's OOD tasks show attribute pairs and phrasings that no training set has.
+The suite's OOD tasks show attribute pairs and phrasings that no training set has.  A cross-modal column is one direction of a caption
+set (`_i2t`: an image looks for its captions, `_t2i`: a caption for its image) or one kind of SugarCrepe's changed captions.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ EMBEDDERS, RERANKED, RERANKER = tuple(MODELS)[:4], "unime_v2", "unime_v2_reranke
 class Task(NamedTuple):
     meta: str
     split: Literal["ind", "ood"]
-    suite: Literal["mmeb", "nano"]
+    suite: Literal["mmeb", "nano", "own"]
 
+
+OWN = Task("retrieval", "ind", "own")
 
 _LISTS = {
     ("mmeb", "classification", "ind"): "ImageNet-1K N24News HatefulMemes VOC2007 SUN397",
@@ -65,11 +69,11 @@ TASKS: dict[str, Task] = {
 
 
 def task(name: str) -> Task:
-    """A task by its MMEB-eval name.  Raises ConfigError with the nearest name for an unknown one."""
-    try:
-        return TASKS[name]
-    except KeyError:
-        raise ConfigError(f"evaluate.tasks: {name!r} is no known task{nearest(name, list(TASKS))}") from None
+    """A task by its MMEB-eval name; any other name is a task of your own, which counts as retrieval in distribution.
+
+    A name that is misspelt is refused where the task's data are read (`unime.data`).
+    """
+    return TASKS.get(name, OWN)
 
 
 def groups(name: str) -> tuple[str, str, str]:
@@ -86,3 +90,54 @@ def members(mean: str, names: Iterable[str]) -> list[str]:
 def is_mmeb(mean: str, names: Iterable[str]) -> bool:
     """Whether these tasks give the published mean: exactly MMEB's own tasks of that group, all of them and no others."""
     return set(members(mean, names)) == {name for name, known in TASKS.items() if known.suite == "mmeb" and mean in groups(name)}
+
+
+CAPTIONS = {"short": "Short captions", "long": "Long captions", "compositional": "Compositional"}
+"""Group of cross-modal columns -> its name on a page, in the table's order; each is a mean of the cross-modal table."""
+
+
+class Column(NamedTuple):
+    """One cross-modal column.  `metric` is its figure: recall@1 of a retrieval, accuracy of the compositional pairs."""
+
+    group: str
+    metric: Literal["recall@1", "accuracy"]
+    suite: Literal["paper", "nano", "own"]
+
+
+_COLUMNS = {
+    ("paper", "short"): "Flickr30K_i2t Flickr30K_t2i COCO_i2t COCO_t2i",
+    ("paper", "long"): "ShareGPT4V_i2t ShareGPT4V_t2i Urban1K_i2t Urban1K_t2i",
+    ("paper", "compositional"): "SugarCrepe_replace SugarCrepe_swap SugarCrepe_add",
+    ("nano", "short"): "NanoScenes_i2t NanoScenes_t2i",
+    ("nano", "compositional"): "NanoCrepe_replace NanoCrepe_swap NanoCrepe_add",
+}
+
+CROSSMODAL: dict[str, Column] = {
+    name: Column(group, "accuracy" if group == "compositional" else "recall@1", suite)  # type: ignore[arg-type]
+    for (suite, group), names in _COLUMNS.items()
+    for name in names.split()
+}
+
+
+def column(name: str) -> Column:
+    """A cross-modal column by its name; captions of your own count as short ones, or as compositional, by the name's end.
+
+    Raises ConfigError with the nearest name for one that ends in none of these ways.
+    """
+    if name in CROSSMODAL:
+        return CROSSMODAL[name]
+    if name.endswith(("_i2t", "_t2i")):
+        return Column("short", "recall@1", "own")
+    if name.endswith(("_replace", "_swap", "_add")):
+        return Column("compositional", "accuracy", "own")
+    raise ConfigError(f"evaluate.crossmodal: {name!r} is no known cross-modal task{nearest(name, list(CROSSMODAL))}")
+
+
+def columns_of(group: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` (cross-modal columns, their order kept) that count in a group's mean."""
+    return [name for name in names if column(name).group == group]
+
+
+def is_papers(group: str, names: Iterable[str]) -> bool:
+    """Whether these columns give the group's published mean: exactly the paper's own, all of them and no others."""
+    return set(columns_of(group, names)) == {name for name, known in CROSSMODAL.items() if known.suite == "paper" and known.group == group}

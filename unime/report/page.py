@@ -22,11 +22,14 @@ def page(
     train: Sequence[Mapping[str, Any]],
     tasks: Sequence[Mapping[str, Any]],
     images: Mapping[str, str] | None = None,
+    crossmodal: str = "",
 ) -> str:
     """The whole page.  `charts`: SVG by meta-task; `mining`: the mining report in markdown, `images` the SVG texts it names;
-    `train`, `tasks`: the report.json of every results/data/train/<set> and results/data/eval/<task>."""
+    `train`, `tasks`: the report.json of every results/data/train/<set> and results/data/eval/<task>; `crossmodal`: the cross-modal
+    table's `section`, '' where no cross-modal column ran."""
     sections = {
         "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),
+        **({"Cross-modal": html.render(crossmodal, deeper=2)} if crossmodal else {}),
         "Mining": html.render(_without_title(mining), images, deeper=1),
         "Data": html.render(data_markdown(train, tasks), deeper=2),
     }

@@ -15,7 +15,7 @@ import polars as pl
 
 from unime.artifacts import ArtifactError
 from unime.evaluate.tasks import MEANS, MODELS
-from unime.report.table import HEADINGS
+from unime.report.table import DIFFERENCE, HEADINGS
 
 
 class Spread(NamedTuple):
@@ -78,7 +78,7 @@ def to_markdown(tables: Sequence[pl.DataFrame]) -> str:
 
 def _spreads(tables: Sequence[pl.DataFrame], wanted: dict[str, tuple[str, str | None]]) -> dict[str, dict[str, Spread]]:
     runs = [{row["model"]: row for row in table.iter_rows(named=True)} for table in tables]
-    columns = [name for name in tables[0].columns if name not in ("model", "source")]
+    columns = [name for name in tables[0].columns if name not in ("model", "source", DIFFERENCE)]  # that one is overall less a constant
     found: dict[str, dict[str, Spread]] = {}
     for name, (row, minus) in wanted.items():
         found[name] = {}

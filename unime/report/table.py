@@ -6,23 +6,27 @@
     screen         the means, for a terminal of 80 columns
 
 A mean is over those of its tasks that ran.  Published rows stand only under means for which this run had exactly MMEB's tasks: a
-mean over other tasks is another quantity and is not put beside them.
+mean over other tasks is another quantity and is not put beside them.  For the same reason a row of this run has a `difference` to the
+published row that it reproduces only where the overall mean is over MMEB's 36 tasks.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from unime.artifacts import ArtifactError
+from unime.config import ConfigError, nearest
 from unime.evaluate.tasks import MEANS, META, MODELS, is_mmeb, members, task
 from unime.report.published import PUBLISHED
 
 METRIC = "precision@1"
+DIFFERENCE = "difference"
 HEADINGS = {**META, "grounding": "Grounding", "ind": "IND", "ood": "OOD", "overall": "Overall"}
 
 TIES = {
@@ -42,12 +46,16 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One model: `means` and `tasks` are shares in [0, 1], absent where there is no figure."""
+    """One model: `means` and `tasks` are shares in [0, 1], absent where there is no figure.
+
+    `difference`: overall of this run minus that of the published row it is compared with, in points; None where nothing is comparable.
+    """
 
     model: str
     source: str
     means: dict[str, float]
     tasks: dict[str, float]
+    difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,49 +64,78 @@ class Table:
     tasks: list[str]
     n: dict[str, int]
     tie_rule: str
+    compare: dict[str, str]
+
+    def differs(self) -> bool:
+        """Whether some row has a difference."""
+        return any(row.difference is not None for row in self.rows)
 
     def groups(self) -> list[str]:
         """The meta-tasks that have a task in this table."""
         return [meta for meta in META if members(meta, self.tasks)]
 
 
-def build(scores: pl.DataFrame, tasks: list[str]) -> Table:
+def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | None = None) -> Table:
     """From SCORES rows of all tasks and the tasks to show, in the table's order.
 
-    Raises ArtifactError where a model has no figure for a task, a figure is not a share, or tie rules differ: means over different
-    tasks or rules cannot be compared.  Raises ConfigError for an unknown task.
+    `compare`: model key -> the published row (`published.PUBLISHED`) that it reproduces.  Raises ArtifactError where a model has no
+    figure for a task, a figure is not a share, or tie rules differ: means over different tasks or rules cannot be compared.  Raises
+    ConfigError for an unknown model key or published row.
     """
-    for name in tasks:
-        task(name)
-    found = scores.filter(pl.col("metric").eq(METRIC) & pl.col("task").is_in(tasks))
-    rules = sorted(found["tie_rule"].unique())
-    if len(rules) > 1:
-        raise ArtifactError(f"tie rules {', '.join(rules)} in one table; run `evaluate` again for all tasks with one evaluate.tie_rule")
-    value: dict[tuple[str, str], float] = {}
-    n: dict[str, int] = {}
-    for row in found.iter_rows(named=True):
-        key = (row["model"], row["task"])
-        if key in value:
-            raise ArtifactError(
-                f"{METRIC} of {key[0]} on {key[1]} stands twice in the scores; delete results/evaluate/{key[1]} and evaluate again"
-            )
-        if not 0 <= row["value"] <= 1:
-            raise ArtifactError(f"{METRIC} of {key[0]} on {key[1]} is {row['value']}, not a share in [0, 1]; evaluate the task again")
-        value[key], n[row["task"]] = row["value"], row["n"]
-    for model in MODELS:
-        for name in tasks:
-            if (model, name) not in value:
-                raise ArtifactError(f"{name} has no {METRIC} of {model}; run the stage evaluate@{name} again")
+    compare = dict(compare or {})
+    for model, row in compare.items():
+        if model not in MODELS:
+            raise ConfigError(f"evaluate.compare: {model!r} is no model of the table{nearest(model, list(MODELS))}")
+        if row not in PUBLISHED:
+            raise ConfigError(f"evaluate.compare.{model}: {row!r} is no published row{nearest(row, list(PUBLISHED))}")
+    value, n = figures(scores, dict.fromkeys(tasks, METRIC), "evaluate")
+    comparable = [mean for mean in MEANS if is_mmeb(mean, tasks)]
     rows = []
     for model, shown in MODELS.items():
         own = {name: value[model, name] for name in tasks}
         means = {mean: sum(own[t] for t in inside) / len(inside) for mean in MEANS if (inside := members(mean, tasks))}
-        rows.append(Row(shown, "this run", means, own))
-    comparable = [mean for mean in MEANS if is_mmeb(mean, tasks)]
-    for shown, figures in PUBLISHED.items():
-        if means := {mean: figures[mean] / 100 for mean in comparable if mean in figures}:
+        paper = PUBLISHED.get(compare.get(model, ""), {}).get("overall")
+        difference = 100 * means["overall"] - paper if paper is not None and "overall" in comparable else None
+        rows.append(Row(shown, "this run", means, own, difference))
+    for shown, published in PUBLISHED.items():
+        if means := {mean: published[mean] / 100 for mean in comparable if mean in published}:
             rows.append(Row(shown, "published", means, {}))
-    return Table(rows, list(tasks), {name: n[name] for name in tasks}, rules[0])
+    rule = one_rule(scores, tasks, METRIC)
+    return Table(rows, list(tasks), n, rule, compare)
+
+
+def figures(scores: pl.DataFrame, metrics: Mapping[str, str], stage: str) -> tuple[dict[tuple[str, str], float], dict[str, int]]:
+    """(model key, task) -> share, and n of each task, from SCORES; `metrics`: task -> the metric that is its figure.
+
+    Raises ArtifactError where a figure is missing, stands twice or is not a share; `stage` is the one to run again.
+    """
+    value: dict[tuple[str, str], float] = {}
+    n: dict[str, int] = {}
+    for row in scores.filter(pl.col("task").is_in(list(metrics))).iter_rows(named=True):
+        model, name = row["model"], row["task"]
+        metric = metrics[name]
+        if row["metric"] != metric:
+            continue
+        if (model, name) in value:
+            raise ArtifactError(
+                f"{metric} of {model} on {name} stands twice in the scores; delete results/{stage}/{name} and evaluate again"
+            )
+        if not 0 <= row["value"] <= 1:
+            raise ArtifactError(f"{metric} of {model} on {name} is {row['value']}, not a share in [0, 1]; evaluate the task again")
+        value[model, name], n[name] = row["value"], row["n"]
+    for model in MODELS:
+        for name, metric in metrics.items():
+            if (model, name) not in value:
+                raise ArtifactError(f"{name} has no {metric} of {model}; run the stage {stage}@{name} again")
+    return value, {name: n[name] for name in metrics}
+
+
+def one_rule(scores: pl.DataFrame, tasks: Sequence[str], metric: str) -> str:
+    """The tie rule of these tasks' figures; '' where there is no task.  Raises ArtifactError where there is more than one."""
+    rules = sorted(scores.filter(pl.col("metric").eq(metric) & pl.col("task").is_in(tasks))["tie_rule"].unique())
+    if len(rules) > 1:
+        raise ArtifactError(f"tie rules {', '.join(rules)} in one table; run `evaluate` again for all tasks with one evaluate.tie_rule")
+    return rules[0] if rules else ""
 
 
 def percent(share: float | None) -> str:
@@ -106,13 +143,22 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
+def points(difference: float | None) -> str:
+    """`+1.20`, `-0.35`, `+0.00`; empty for None."""
+    return "" if difference is None else f"{round(difference, 2) + 0.0:+.2f}"
+
+
 def to_csv(table: Table) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "source", *MEANS, *table.tasks])
+    rows = []
     for row in table.rows:
-        cells = [percent(row.means.get(mean)) for mean in MEANS] + [percent(row.tasks.get(name)) for name in table.tasks]
-        writer.writerow([row.model, row.source, *cells])
+        means, tasks = [percent(row.means.get(mean)) for mean in MEANS], [percent(row.tasks.get(name)) for name in table.tasks]
+        rows.append([row.model, row.source, *means, points(row.difference), *tasks])
+    return csv_text(["model", "source", *MEANS, DIFFERENCE, *table.tasks], rows)
+
+
+def csv_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *rows])
     return out.getvalue()
 
 
@@ -132,6 +178,13 @@ def comparison(table: Table) -> str:
     return (
         "No published row stands beside these: no mean here is over exactly MMEB's own tasks, so the paper's figures are another quantity."
     )
+
+
+def reproduction(table: Table) -> str:
+    """One sentence on what the differences are; '' where there are none."""
+    own = {row.model for row in table.rows if row.difference is not None}
+    pairs = [f"{MODELS[model]} against the paper's {row}" for model, row in table.compare.items() if MODELS[model] in own]
+    return f"Difference: overall mean of this run minus the paper's, in points ({'; '.join(pairs)})." if pairs else ""
 
 
 def queries(table: Table) -> str:
@@ -159,8 +212,11 @@ def to_markdown(table: Table) -> str:
 
 def means_markdown(table: Table) -> str:
     """The means, what they are over, the tie rule, and what each row is."""
-    lines = _grid(["model", "source", *HEADINGS.values()], [_mean_cells(row) for row in table.rows], text=2)
+    more = ["Difference"] if table.differs() else []
+    cells = [[*_mean_cells(row), *(points(row.difference) for _ in more)] for row in table.rows]
+    lines = grid(["model", "source", *HEADINGS.values(), *more], cells, text=2)
     lines += ["", basis(table), "", f"Ties (`{table.tie_rule}`): {TIES[table.tie_rule]}.", "", comparison(table), ""]
+    lines += [note, ""] if (note := reproduction(table)) else []
     lines += ["Rows of this run:", "", *(f"- **{MODELS[key]}**: {text}" for key, text in ROWS.items()), ""]
     return "\n".join(lines)
 
@@ -171,7 +227,7 @@ def meta_markdown(table: Table, meta: str) -> list[str]:
     names = members(meta, table.tasks)
     cells = [[name, task(name).split.upper(), f"{table.n[name]:,}", *(percent(row.tasks[name]) for row in own)] for name in names]
     cells += [["mean", "", "", *(percent(row.means[meta]) for row in own)]]
-    return _grid(["task", "split", "n", *(row.model for row in own)], cells, text=2)
+    return grid(["task", "split", "n", *(row.model for row in own)], cells, text=2)
 
 
 def screen(table: Table) -> Any:
@@ -189,6 +245,8 @@ def screen(table: Table) -> Any:
     shown.add_column("model", overflow="fold")
     for mean in MEANS:
         shown.add_column(short[mean], justify="right", no_wrap=True, style="bold" if mean == "overall" else "")
+    if table.differs():
+        shown.add_column("Diff", justify="right", no_wrap=True)
     best = {mean: max(row.means.get(mean, 0.0) for row in table.rows if row.source == "this run") for mean in MEANS}
     published = False
     for row in table.rows:
@@ -200,7 +258,8 @@ def screen(table: Table) -> Any:
             f"[green]{cell}[/]" if row.source == "this run" and row.means.get(mean) == best[mean] else cell
             for cell, mean in zip(cells, MEANS, strict=True)
         ]
-        shown.add_row(row.model, *marked, style="dim" if row.source == "published" else "")
+        more = [points(row.difference)] if table.differs() else []
+        shown.add_row(row.model, *marked, *more, style="dim" if row.source == "published" else "")
     return shown
 
 
@@ -217,7 +276,7 @@ def _mean_cells(row: Row) -> list[str]:
     return [row.model, row.source, *(percent(row.means.get(mean)) for mean in MEANS)]
 
 
-def _grid(header: list[str], rows: list[list[str]], text: int) -> list[str]:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], text: int) -> list[str]:
     """A markdown table; the first `text` columns left, the others right aligned."""
     rule = ["---" if k < text else "---:" for k in range(len(header))]
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
