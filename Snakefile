@@ -20,21 +20,26 @@ try:
 except ConfigError as problem:
     raise WorkflowError(str(problem)) from None
 
-SETS, TASKS = CONFIG.data.train_sets, CONFIG.evaluate.tasks
-GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
+
+include: "workflow/names.smk"
 
 
 rule all:
     input:
         "results/mmeb_table.csv",
+        "results/crossmodal_table.csv",
         "results/report.html",
+        "results/config.json",
+        expand("results/export/{model}", model=CONFIG.export),
 
 
 include: "workflow/screen.smk"
 include: "workflow/dvc.smk"
 include: "workflow/rules/nano.smk"  # the embedded suite and its MLLM
+include: "workflow/rules/fetch.smk"  # published data and weights
 include: "workflow/rules/data.smk"  # published layout -> items, pairs, tasks
 include: "workflow/rules/retrieve.smk"  # base embedder -> vectors -> 50 candidates a query
 include: "workflow/rules/judge.smk"  # an MLLM's yes or no -> hard negatives
 include: "workflow/rules/train.smk"  # two embedders and the reranker
 include: "workflow/rules/evaluate.smk"  # one job a task -> the table
+include: "workflow/rules/ablations.smk"  # one setting changed at a time; only on request

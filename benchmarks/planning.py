@@ -74,10 +74,9 @@ def checkout(folder: Path, large: bool) -> int:
                 else:
                     path.mkdir(parents=True, exist_ok=True)
                     (path / "content").write_text(f"{path}\n")
-    for name in ("MMEB-train", "MMEB-eval"):
+    for name in (*(f"train/{name}" for name in values["data"]["train_sets"]), "eval", "crossmodal"):
         (folder / "data/nano" / name).mkdir(parents=True, exist_ok=True)
         (folder / "data/nano" / name / "content").write_text(name)
-    (folder / "data/nano/truth.parquet").write_text("truth")
     sh("dvc commit -q -f", folder)
     return count
 

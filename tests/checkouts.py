@@ -35,11 +35,12 @@ def sh(command: str, cwd: Path, code: int = 0) -> str:
     return done.stdout
 
 
-def small(suite: dict[str, int], training: dict[str, int], sets: list[str], tasks: list[str]) -> dict:
-    """The repository's configuration with these values of the suite and of every training, these training sets and tasks."""
+def small(suite: dict[str, int], training: dict[str, int], sets: list[str], tasks: list[str], captions: list[str]) -> dict:
+    """The repository's configuration with these values of the suite and of every training, these training sets, tasks and caption tasks."""
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["nano"]["suite"] |= suite
     values["data"]["train_sets"], values["evaluate"]["tasks"] = sets, tasks
+    values["evaluate"]["crossmodal"] = captions
     for name in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
         values["train"][name] |= training
     config_module.parse(values)
@@ -109,7 +110,7 @@ class Checkout:
         return set(re.findall(r"Running stage '(.*?)'", self.sh("dvc repro --dry --force-downstream")))
 
     def status(self) -> set[str]:
-        return set(json.loads(self.sh("dvc status --json")))
+        return set(json.loads(self.sh("dvc status --json dvc.yaml")))  # without the ablations, which nobody has asked for
 
     def lock(self) -> dict[str, dict]:
         return load_yaml(self.root / "dvc.lock")["stages"]

@@ -42,3 +42,18 @@ def nano(tmp_path_factory):
     from unime.nano import model
 
     return model.build(tmp_path_factory.mktemp("nano"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """A family's small folder by its name, built once for the whole test run; copy it to change it."""
+    import families
+
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = families.build(name, tmp_path_factory.mktemp("families") / name)
+        return made[name]
+
+    return folder

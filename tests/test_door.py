@@ -179,6 +179,35 @@ def test_items_are_checked_against_the_configuration(here: Path) -> None:
         enter(made(write), "NanoObject")
 
 
+def test_items_of_a_mapping_have_a_name_and_a_value_and_know_their_own_part_only(here: Path) -> None:
+    values = yaml.safe_load(Path("config.yaml").read_text())
+    values["ablations"]["judges"]["other"] = {"model": "in", "mode": "exact"}
+    Path("config.yaml").write_text(yaml.safe_dump(values))
+    Path("in").write_text("a")
+
+    def run(view: config.View, job: door.Job, inputs: list[Path], outputs: list[Path]) -> str:
+        with pytest.raises(AttributeError, match="does not declare the section 'nano-published'"):
+            _ = view.ablations.judges["nano-published"]
+        outputs[0].write_text(str(inputs[0]))
+        return view.ablations.judges[job.item].mode
+
+    it = Door(("ablations.judges.{key}",), ("{item.model}",), ("out/{key}",), run, items="ablations.judges")
+    assert enter(it, "other") == "made out/other: exact" and Path("out/other").read_text() == "in"
+    with pytest.raises(door.StageError, match="'othr' is not in ablations.judges; nearest: 'other'"):
+        enter(it, "othr")
+    empty = Door(("fetch.models.{key}",), (), ("out/{key}",), run, items="fetch.models")
+    with pytest.raises(door.StageError, match="fetch.models is empty: there is nothing for toy to do"):
+        enter(empty, "any")
+
+
+def test_only_a_stage_that_fetches_may_go_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    door.environment(1, online=True)
+    assert "HF_HUB_OFFLINE" not in os.environ and os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    door.environment(1)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
 def test_threads_come_from_the_scheduler_else_from_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     it = made(write, threads=2)
     monkeypatch.delenv("UNIME_THREADS", raising=False)
@@ -216,9 +245,10 @@ def test_an_input_or_parameter_that_changes_meanwhile_spoils_the_run_a_touch_doe
 
 def test_help_lists_every_stage_in_data_flow_order() -> None:
     text = run(ROOT, "--help").stdout
-    listed = [line.split()[0] for line in text.partition("stages:")[2].strip().splitlines()]
+    listed, tools = ([line.split()[0] for line in part.strip().splitlines()] for part in text.partition("stages:")[2].split("tools:"))
     assert listed.index("suite") < listed.index("data_train") < listed.index("retrieve") < listed.index("judge") < listed.index("mine")
-    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 15
+    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 30
+    assert listed.index("fetch_train") < listed.index("data_train") and tools == ["example", "rows", "search"]
 
 
 def test_an_unknown_stage_is_answered_with_the_nearest_name() -> None:

@@ -181,6 +181,7 @@ def test_a_damaged_file_of_a_remote_is_not_taken(toy: Toy, shared: Path) -> None
         json.dumps({"write": {"{out}": {"pid": 1, "cmd": "deadnode: repro.py make"}}}),  # a job of a node that is gone
         json.dumps({"read": {"{out}": [{"pid": 2**31 - 1, "cmd": ""}]}}),
     ],
+    ids=["cut off", "another's number", "another node", "no such process"],
 )
 def test_what_the_killed_left_in_the_locks_stops_nobody(toy: Toy, left: str) -> None:
     toy.write(".dvc/tmp/rwlock", left.replace("{out}", str(toy.root / "out")))

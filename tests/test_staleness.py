@@ -20,11 +20,14 @@ import yaml
 from checkouts import SLOW, Checkout, small, working_tree
 
 SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
-EVALUATE = {f"evaluate@{task}" for task in TASKS}
+CAPTIONS = "NanoScenes_i2t"
+EVALUATE = {*(f"evaluate@{task}" for task in TASKS), f"crossmodal@{CAPTIONS}"}
+DATA_EVAL = {*(f"data_eval@{task}" for task in TASKS), f"data_crossmodal@{CAPTIONS}"}
+REPORT = {"report", "export@unime_v2", "export@reranker"}
 TRAINED = {"train_hard_negatives", "train_unime_v2", "train_reranker"}
-BELOW_MINE = {*TRAINED, "mining_report", *EVALUATE, "report"}
+BELOW_MINE = {*TRAINED, "mining_report", *EVALUATE, *REPORT}
 MODELS = {"train_in_batch", f"embed_train@{SET}", f"retrieve@{SET}", f"judge@{SET}", f"mine@{SET}"}
-ALL = {"suite", "nano_mllm", f"data_train@{SET}", *(f"data_eval@{task}" for task in TASKS), *MODELS, *BELOW_MINE}
+ALL = {"suite", "nano_mllm", f"data_train@{SET}", *DATA_EVAL, "settings", *MODELS, *BELOW_MINE}
 TABLE = "results/mmeb_table.csv"
 
 pytestmark = SLOW
@@ -33,7 +36,7 @@ pytestmark = SLOW
 def tiny() -> dict:
     """The repository's configuration, seconds a stage."""
     training = {"steps": 2, "batch": 4, "micro": 4, "warmup": 1, "checkpoint": 1}
-    return small({"train_rows": 12, "eval_rows": 4, "candidates": 6}, training, [SET], TASKS)
+    return small({"train_rows": 12, "eval_rows": 4, "candidates": 6}, training, [SET], TASKS, [CAPTIONS])
 
 
 def new(folder: Path) -> Checkout:
@@ -68,9 +71,9 @@ def test_a_fresh_run_runs_all_and_then_no_tool_has_anything_to_do(finished: Chec
 @pytest.mark.parametrize("tool", ["snakemake", "dvc repro"])
 def test_a_changed_parameter_is_the_same_plan_in_both_tools_and_changed_back_computes_nothing(checkout: Checkout, tool: str) -> None:
     checkout.configure("mine.beta", 0.02)
-    stale = {f"mine@{SET}", *BELOW_MINE}
+    stale = {f"mine@{SET}", *BELOW_MINE, "settings"}
     assert checkout.plan() == checkout.plan_dvc() == stale
-    assert checkout.status() == {f"mine@{SET}", "mining_report"}  # both read mine.beta
+    assert checkout.status() == {f"mine@{SET}", "mining_report", "settings"}  # all three read mine.beta
     checkout.sh(tool)
     assert {f"mine@{SET}", "mining_report"} <= checkout.computed() <= stale
     checkout.assert_clean()
@@ -99,9 +102,9 @@ def test_a_clone_takes_what_a_remote_has(checkout: Checkout, tmp_path: Path) -> 
 
     shutil.rmtree(pulled.root / ".snakemake")
     pulled.configure("evaluate.tie_rule", "first")
-    assert pulled.plan(TABLE) == {*EVALUATE, "report"}
+    assert pulled.plan(TABLE) == {*EVALUATE, *REPORT}
     pulled.sh(f"snakemake {TABLE}")
-    assert {*EVALUATE} <= pulled.computed() <= {*EVALUATE, "report"}
+    assert {*EVALUATE} <= pulled.computed() <= {*EVALUATE, *REPORT}
     pulled.assert_clean()
 
     bare = checkout.clone(tmp_path / "bare")
@@ -176,9 +179,9 @@ def cached_copy(checkout: Checkout, file: Path) -> Path:
 
 def test_an_edited_module_is_its_room_and_those_below(checkout: Checkout) -> None:
     checkout.edit("unime/evaluate/rank.py", 'f"recall@{k}"', 'f"recalled@{k}"')
-    assert checkout.plan() == checkout.plan_dvc() == {*EVALUATE, "report"} and checkout.status() == EVALUATE
+    assert checkout.plan() == checkout.plan_dvc() == {*EVALUATE, *REPORT} and checkout.status() == EVALUATE
     checkout.sh("snakemake")
-    assert checkout.computed() == {*EVALUATE, "report"}
+    assert checkout.computed() == {*EVALUATE, *REPORT}
     checkout.assert_clean()
     checkout.edit("unime/evaluate/rank.py", 'f"recalled@{k}"', 'f"recall@{k}"')
     checkout.sh("dvc repro")
@@ -223,7 +226,7 @@ def test_what_finished_before_a_failure_is_kept_and_the_rerun_goes_on(checkout: 
     assert not (checkout.root / "results/train/reranker").exists() and not list((checkout.root / "results").rglob(".*.tmp"))
     checkout.configure("train.reranker.batch", 4)
     checkout.sh("snakemake")
-    assert EVALUATE <= checkout.computed() <= {*EVALUATE, "report"}
+    assert EVALUATE <= checkout.computed() <= {*EVALUATE, *REPORT}
     checkout.assert_clean()
 
 
@@ -291,7 +294,7 @@ def test_a_partial_target_leaves_the_rest_stale(checkout: Checkout) -> None:
     checkout.sh("snakemake results/train/in_batch")
     assert checkout.computed() == {"train_in_batch"}
     assert checkout.status() >= {f"mine@{SET}", *EVALUATE, f"embed_train@{SET}"} and "train_in_batch" not in checkout.status()
-    assert checkout.plan() == ALL - {"suite", "nano_mllm", f"data_train@{SET}", "train_in_batch", *(f"data_eval@{task}" for task in TASKS)}
+    assert checkout.plan() == ALL - {"suite", "nano_mllm", f"data_train@{SET}", "train_in_batch", *DATA_EVAL}
 
 
 def test_the_tools_used_in_turn_agree_at_each_step(checkout: Checkout) -> None:
@@ -354,7 +357,7 @@ def test_a_job_whose_lock_entries_another_node_has_dropped_still_ends_well(check
     [
         ("snakemake results/train/unime_v2", "config.yaml"),
         ("dvc repro --single-item train_unime_v2", "unime/doors/train_unime_v2.py"),
-        ("snakemake results/train/unime_v2", f"results/mine/{SET}/mined.parquet"),
+        ("snakemake results/train/unime_v2", f"results/mine/judge/{SET}/mined.parquet"),
     ],
 )
 def test_an_edit_while_a_stage_runs_fails_it_and_nothing_is_recorded(checkout: Checkout, tool: str, what: str) -> None:
@@ -406,7 +409,7 @@ def test_a_configuration_from_elsewhere_and_a_damaged_record_are_refused_and_a_n
     values = tiny()
     values["seed"], values["mine"]["interval"] = 43, 4
     (checkout.root / "config.yaml").write_text("# another experiment\n" + yaml.safe_dump(values))
-    assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *(f"data_eval@{task}" for task in TASKS)}
+    assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *DATA_EVAL}
 
 
 # what DVC shows of the results
@@ -418,7 +421,7 @@ def test_metrics_plots_and_experiments(checkout: Checkout) -> None:
     assert shown[""]["data"]["results/metrics.json"]["data"] == json.loads((checkout.root / "results/metrics.json").read_text())
     checkout.sh("dvc exp run -q -S config.yaml:evaluate.rerank=2")
     assert yaml.safe_load((checkout.root / "config.yaml").read_text())["evaluate"]["rerank"] == 2
-    assert checkout.computed() <= {*EVALUATE, "report"} and checkout.status() == set()
+    assert checkout.computed() <= {*EVALUATE, *REPORT} and checkout.status() == set()
     assert json.loads(checkout.sh("dvc metrics diff --json HEAD"))["results/metrics.json"]
     checkout.sh("dvc plots show -o plots")
     page = (checkout.root / "plots/index.html").read_text()

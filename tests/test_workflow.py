@@ -17,18 +17,28 @@ import yaml
 from checkouts import ENVIRONMENT, sh
 
 from unime.__main__ import open_door, stages
+from unime.door import Door
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from sync import synced  # noqa: E402
+from sync import FILES, synced  # noqa: E402
 
-DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+MAIN, ABLATIONS = (yaml.safe_load((ROOT / file).read_text())["stages"] for file in FILES)
+DVC = MAIN | ABLATIONS
 TABLE = {name: stage.get("do", stage) for name, stage in DVC.items()}
 
 
-def templates(paths: list[str]) -> list[str]:
-    return [path.replace("${", "{") for path in paths]
+def templates(paths: list) -> list[str]:
+    """Paths of dvc.yaml as doors write them; one with settings (cache: false) is a mapping there."""
+    return [(path if isinstance(path, str) else next(iter(path))).replace("${", "{") for path in paths]
+
+
+def item_of(door: Door) -> str:
+    """What a stage's command ends with: its item, by name."""
+    if not door.per_item:
+        return ""
+    return " ${key}" if any("{key}" in text for text in (*door.sections, *door.outputs)) else " ${item}"
 
 
 def pins(lines: list[str]) -> dict[str, str]:
@@ -40,7 +50,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Git checkout of this working tree, without artifacts, and with a smaller suite."""
     folder = tmp_path_factory.mktemp("elsewhere") / "a clone"
     ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")  # of .dvc
-    for name in "unime workflow envs assets .dvc config.yaml dvc.yaml Snakefile pyproject.toml .gitignore .dvcignore".split():
+    for name in "unime workflow ablations envs assets .dvc config.yaml dvc.yaml Snakefile pyproject.toml .gitignore .dvcignore".split():
         source, target = ROOT / name, folder / name
         if source.is_dir():
             shutil.copytree(source, target, ignore=ignore)
@@ -64,15 +74,16 @@ def test_there_is_a_stage_for_every_door() -> None:
 
 
 def test_every_stage_names_exactly_the_code_that_it_can_run() -> None:
-    text = (ROOT / "dvc.yaml").read_text()
-    assert "- unime/doors/judge.py" in text and synced(text) == text, "run: python workflow/sync.py"
+    for file, one in zip(FILES, ("judge", "ablation_judge"), strict=True):
+        text = (ROOT / file).read_text()
+        assert f"- unime/doors/{one}.py" in text and synced(text) == text, "run: python workflow/sync.py"
 
 
 @pytest.mark.parametrize("stage", sorted(DVC))
 def test_a_stage_says_what_its_door_says(stage: str) -> None:
     row, door = TABLE[stage], open_door(stage)
-    assert row["cmd"] == f"python -m unime {stage}" + (" ${item}" if door.per_item else "")
-    assert row["params"] == [{"config.yaml": list(door.sections)}]
+    assert row["cmd"] == f"python -m unime {stage}{item_of(door)}"
+    assert [{"config.yaml": templates(row["params"][0]["config.yaml"])}] == [{"config.yaml": list(door.sections)}]
     data = [dep for dep in templates(row["deps"]) if not dep.startswith(("unime/", "envs/"))]
     assert data == list(door.inputs)
     assert sum(dep.startswith("envs/") for dep in row["deps"]) == 1
@@ -84,20 +95,21 @@ def test_paths_that_a_door_takes_from_the_configuration_are_among_its_parameters
     for stage in stages():
         door = open_door(stage)
         for key in re.findall(r"\{([\w.]+)\}", " ".join(door.inputs + door.outputs)):
-            assert key == "item" or any(key == section or key.startswith(section + ".") for section in door.sections), (stage, key)
+            found = key.replace("item", f"{door.items}.{{key}}", 1) if key.startswith("item") and "key" in item_of(door) else key
+            assert found in ("item", "key") or any(found == s or found.startswith(s + ".") for s in door.sections), (stage, key)
 
 
 # Rules, dvc.yaml and environments
 
 
 def test_rules_and_stages_have_the_same_names_outputs_edges_threads_and_environments(checkout: Path) -> None:
-    text = sh("snakemake -n --forceall", checkout)
+    text = sh("snakemake -n --forceall all results/ablations.csv", checkout)
     script = """
 import json
 from dvc.repo import Repo
 with Repo() as repo:
     graph = repo.index.graph
-    print(json.dumps({s.addressing: [sorted(o.def_path for o in s.outs), sorted(u.addressing for u in graph[s])] for s in graph}))
+    print(json.dumps({s.name: [sorted(o.def_path for o in s.outs), sorted(u.name for u in graph[s])] for s in graph}))
 """
     wanted = yaml.safe_load(
         subprocess.run([sys.executable, "-c", script], cwd=checkout, text=True, stdout=subprocess.PIPE, check=True).stdout
@@ -112,13 +124,15 @@ with Repo() as repo:
         threads[names[0].partition("@")[0]] = int(count[1]) if count else 1
     assert len(found) > 40 and found == wanted
     cores = os.cpu_count() or 1
-    assert threads == {stage: min(cores, open_door(stage).threads) for stage in stages()}
+    asked = {name.partition("@")[0] for name in found}
+    assert threads == {stage: min(cores, open_door(stage).threads) for stage in asked}
+    assert set(stages()) - asked == {"fetch_train", "fetch_eval", "fetch_crossmodal", "fetch_scores", "fetch_model", "import_scores"}
 
 
 def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:
     found = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
-        for rule in re.split(r"^rule ", file.read_text(), flags=re.M)[1:]:
+        for rule in re.split(r"^ *rule ", file.read_text(), flags=re.M)[1:]:
             conda = re.search(r'conda:\s+"../../(envs/\w+\.yaml)"', rule)
             found[rule.partition(":")[0]] = conda[1] if conda else None
             assert all(f"    {part}:" in rule for part in ("input", "output", "log", "benchmark", "threads", "resources", "shell")), rule
@@ -165,10 +179,10 @@ def test_a_rule_runs_its_stage_shows_one_line_and_then_there_is_nothing_to_do(ch
         path.touch()
     shutil.rmtree(checkout / ".snakemake")
     assert "Nothing to be done" in sh("snakemake data/nano", checkout)
-    (checkout / "data/nano/truth.parquet").unlink()
+    (checkout / "data/nano/eval/images.zip").unlink()
     text = sh("snakemake data/nano", checkout)
     assert "suite: deleted data/nano" in text or "suite: modified data/nano" in text
-    assert "kept suite: unchanged, restored or fetched" in text and (checkout / "data/nano/truth.parquet").exists()
+    assert "kept suite: unchanged, restored or fetched" in text and (checkout / "data/nano/eval/images.zip").exists()
 
 
 def test_a_configuration_edited_while_a_stage_runs_is_not_recorded(checkout: Path) -> None:

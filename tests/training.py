@@ -56,6 +56,7 @@ def view_of(kind: str, folder: Path, nano: Path, **changes) -> config_module.Vie
     """The repository's configuration with small steps; `changes` are of the kind's own section, or `lora__x` of its LoRA."""
     raw = config_module.load(ROOT / "config.yaml").model_dump()
     raw["models"] |= {"device": "cpu", "base": str(nano), "reranker": str(nano)}
+    raw["embed"]["model"], raw["export"] = str(nano), {}
     small = {"steps": 6, "batch": 8, "micro": 3, "warmup": 1, "checkpoint": 2, "lr": 0.002}
     lora = {name.removeprefix("lora__"): changes.pop(name) for name in list(changes) if name.startswith("lora__")}
     raw["train"][kind] |= small | changes

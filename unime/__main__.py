@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import graphlib
 import importlib
+import os
 import pkgutil
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unime import closure, config, door, doors
+from unime import closure, config, door, doors, tools
 
 
 def stages() -> list[str]:
@@ -37,14 +39,13 @@ def flow(names: list[str]) -> list[str]:
         values = config.load()
     except config.ConfigError:
         values = None  # placeholders stay as they stand
-    reads, writes = {}, {}
-    for name in names:
-        it = open_door(name)
-        view = values.view(it.sections) if values else None
-        reads[name], writes[name] = (
-            [str(path) for path in it.paths(templates, view, "{item}")] if view else list(templates)
-            for templates in (it.inputs, it.outputs)
-        )
+
+    def filled(template: str) -> str:
+        return re.sub(r"\{(?!item|key)([\w.]+)\}", lambda found: str(config.at(values, found[1])), template) if values else template
+
+    opened = {name: open_door(name) for name in names}
+    reads = {name: [filled(path) for path in it.inputs] for name, it in opened.items()}
+    writes = {name: [filled(path) for path in it.outputs] for name, it in opened.items()}
     above = {
         name: [other for other in names if any(_inside(a, b) or _inside(b, a) for a in reads[name] for b in writes[other])]
         for name in names
@@ -62,11 +63,37 @@ def help_text() -> str:
         module = importlib.import_module(f"{doors.__name__}.{name}")
         what = (module.__doc__ or "").strip().splitlines()[0]
         lines.append(f"  {name + (' ITEM' if module.DOOR.per_item else ''):<22} {what}")
+    lines += ["", "tools:"]
+    for name in known_tools():
+        what = (importlib.import_module(f"{tools.__name__}.{name}").__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name:<22} {what}")
     return "\n".join(lines)
+
+
+def known_tools() -> list[str]:
+    """Names of the commands that are no stages."""
+    return sorted(module.name for module in pkgutil.iter_modules(tools.__path__))
+
+
+def use(name: str, arguments: Sequence[str]) -> int:
+    """Run a tool on its own arguments."""
+    tool = importlib.import_module(f"{tools.__name__}.{name}")
+    parser = argparse.ArgumentParser(prog=f"unime {name}", description=(tool.__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    tool.add_arguments(parser)
+    given = parser.parse_args(arguments)
+    try:
+        door.environment(os.cpu_count() or 1)
+        print(tool.run(given, config.load(given.config)), flush=True)
+    except (Exception, KeyboardInterrupt) as problem:
+        return door.fail(problem)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in known_tools():
+        return use(arguments[0], arguments[1:])
     asked = not arguments or bool({"-h", "--help"} & set(arguments))
     parser = argparse.ArgumentParser(
         prog="unime",
@@ -87,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = code_of(given.stage)
         opened = open_door(given.stage)
-        door.environment(door.threads(opened))
+        door.environment(door.threads(opened), opened.online)
         print(door.enter(given.stage, opened, given.item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
         return door.fail(problem)

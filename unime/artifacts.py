@@ -19,13 +19,28 @@ import numpy as np
 import polars as pl
 
 ITEMS = {"id": pl.String, "text": pl.String, "archive": pl.String, "member": pl.String}
-"""Item: `archive` is a zip (or folder) of images and `member` the name in it; both '' where the item has no image."""
+"""Item: `archive` is a zip, tar or parquet file or a folder of images and `member` the name in it; both '' where it has no image."""
 
 PAIRS = {"pair": pl.String, "dataset": pl.String, "row": pl.Int64, "query": pl.String, "positive": pl.String}
 """Training pair: `pair` is the content id of (dataset, query, positive); `row` is where the source first has it (for messages)."""
 
 TASKS = {"task": pl.String, "row": pl.Int64, "query": pl.String, "candidates": pl.List(pl.String), "right": pl.Int64}
 """Evaluation query: candidates in the source's order (duplicates kept), `right` the index of the right one."""
+
+CAPTION_QUERIES = {
+    "task": pl.String,
+    "row": pl.Int64,
+    "query": pl.String,
+    "right": pl.List(pl.String),
+    "candidates": pl.List(pl.String),
+    "part": pl.String,
+}
+"""Query of a caption set.  Retrieval: all of POOL are candidates and `candidates` is empty, `right` holds every right one, `part` is ''.
+Compositional: `candidates` is [true caption, false caption], `part` the source's file (add_att ...).  `row` counts the source's queries
+(images, or with t2i the captions), left-out ones included, so it is unique."""
+
+POOL = {"id": pl.String}
+"""The distinct candidates of a retrieval task, in the source's order; no row for a compositional task."""
 
 HITS = {"pair": pl.String, "candidate": pl.String, "rank": pl.Int32, "similarity": pl.Float32}
 """Potential hard negative: rank from 0, best similarity first."""

@@ -45,9 +45,10 @@ FOREIGN = re.compile(r"\.snakemake_timestamp|\.gitignore|\..*\.tmp")
 class Door:
     """A stage as the frame sees it.
 
-    `inputs` and `outputs` are paths from the repository's root; `{item}` stands for the task or set, `{models.base}` for a value of the
-    configuration that `sections` covers.  `items` is the key of the list that items come from.  `sweep` names, by folder, the list
-    whose names its subfolders must be among: one left over from a task or set no longer asked for must not enter a table.
+    `inputs` and `outputs` are paths from the repository's root; `{models.base}` stands for a value of the configuration that `sections`
+    covers.  `items` is the key of the list (or mapping) that items come from: `{item}` is the task or set; of a mapping `{key}` is the
+    name, `{item}` its value and `{item.model}` a part of that, in `sections` too.  `sweep` names, by folder, the list
+    (or lists) whose names its subfolders must be among: one left over from a task or set no longer asked for must not enter a table.
     `run(config, job, inputs, outputs)` writes `outputs` and returns what to say about them: one line, or a table below it.
     """
 
@@ -56,19 +57,28 @@ class Door:
     outputs: tuple[str, ...]
     run: Callable[[config.View, Job, list[Path], list[Path]], str]
     threads: int = 1
+    online: bool = False
     items: str | None = None
-    sweep: Mapping[str, str] = field(default_factory=dict)
+    sweep: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def per_item(self) -> bool:
-        return any("{item}" in path for path in self.outputs)
+        return self.items is not None
+
+    def view(self, whole: config.Config, item: str | None) -> config.View:
+        """The part of the configuration that a run for this item may know."""
+        return whole.view(tuple(re.sub(r"\{(key|item)\}", str(item), section) for section in self.sections))
 
     def paths(self, templates: tuple[str, ...], view: config.View, item: str | None) -> list[Path]:
         """Templates with their placeholders filled."""
+        keyed = any("{key}" in template for template in (*self.sections, *self.outputs))
 
         def value(match: re.Match[str]) -> str:
-            found: Any = item if match[1] == "item" else _at(view, match[1])
-            return str(found)
+            name, _, part = match[1].partition(".")
+            if name == "key" or name == "item" and not keyed:
+                return str(item)
+            path = [str(self.items), str(item), *([part] if part else [])] if name == "item" else [match[1]]
+            return str(config.at(view, ".".join(path)))
 
         return [Path(re.sub(r"\{([\w.]+)\}", value, template)) for template in templates]
 
@@ -77,8 +87,11 @@ class StageError(RuntimeError):
     """A run that cannot begin or must not count; the message names the reason and the remedy."""
 
 
-def environment(threads: int) -> None:
-    """Set what numerical libraries read when they are loaded; values that change results or speed are ours, others the user's."""
+def environment(threads: int, online: bool = False) -> None:
+    """Set what numerical libraries read when they are loaded; values that change results or speed are ours, others the user's.
+
+    Only an `online` stage fetches anything.
+    """
     for name in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     os.environ["POLARS_MAX_THREADS"] = os.environ["RAYON_NUM_THREADS"] = str(threads)
@@ -86,8 +99,9 @@ def environment(threads: int) -> None:
         ("OMP_WAIT_POLICY", "PASSIVE"),  # threads that spin at barriers are fifty times slower as soon as a core is shared
         ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),  # deterministic matrix products on CUDA
         ("TOKENIZERS_PARALLELISM", "false"),  # forked data loaders
-        ("HF_HUB_OFFLINE", "1"),  # models are folders; nothing is fetched in the middle of a run
+        *([] if online else [("HF_HUB_OFFLINE", "1")]),  # models are folders; nothing is fetched in the middle of a run
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("MPLBACKEND", "Agg"),
     ):
@@ -107,13 +121,14 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     source = closure.digest(code)
     whole_config = config.load(config_path)
     _check_item(stage, door, item, whole_config)
-    view = whole_config.view(door.sections)
+    view = door.view(whole_config, item)
     inputs, outputs = (door.paths(templates, view, item) for templates in (door.inputs, door.outputs))
     name = stage if item is None else f"{stage}@{item}"
     log = _log_to(Path("logs") / f"{name.replace('@', '.')}.log")
     with _alone(name), _ended_politely():
         for folder, key in door.sweep.items():
-            _sweep(Path(folder), _at(view, key), log)
+            keys = (key,) if isinstance(key, str) else key
+            _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
         for path in inputs:
             if not path.exists():
                 raise StageError(
@@ -126,14 +141,15 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         job = Job(item=item, threads=threads(door), scratch=scratch, log=log)
         log.info("%s: start, %d threads, scratch %s, parameters %s", name, job.threads, scratch, parameters)
         start = time.monotonic()
-        temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]
+        temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]  # `final` undoes it
         try:
             _clear(outputs)
             summary = door.run(view, job, inputs, temporary)
             for path, made in zip(temporary, outputs, strict=True):
                 if not path.exists():
                     raise StageError(f"{name}: {made} was not written; this is a fault of unime/doors/{stage}.py")
-            changed = [*_other_parameters(door, config_path, parameters), *_other_code(source), *_other_inputs(inputs, stamps, contents)]
+            changed = _other_parameters(door, item, config_path, parameters)
+            changed += [*_other_code(source), *_other_inputs(inputs, stamps, contents)]
             if changed:
                 shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
                 raise StageError(f"{shown} changed while {name} was running: its output is thrown away and not recorded; run it again")
@@ -149,22 +165,23 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     return f"made {', '.join(map(str, outputs[:2]))}{more}: {summary}"
 
 
+def final(temporary: Path) -> Path:
+    """The place that an output's temporary name stands for: what an earlier run made is still there while a stage runs."""
+    return temporary.with_name(temporary.name[1:].rsplit(".", 2)[0])
+
+
 def _check_item(stage: str, door: Door, item: str | None, whole_config: config.Config) -> None:
     if not door.per_item:
         if item is not None:
             raise StageError(f"{stage} takes no item, found {item!r}; run `python -m unime {stage}`")
         return
-    known = _at(whole_config, str(door.items))
+    known = list(config.at(whole_config, str(door.items)))
+    if not known:
+        raise StageError(f"{door.items} is empty: there is nothing for {stage} to do")
     if item is None:
         raise StageError(f"{stage} runs once per item of {door.items}; run `python -m unime {stage} {known[0]}`")
     if item not in known:
         raise StageError(f"{item!r} is not in {door.items}{config.nearest(item, known)}")
-
-
-def _at(values: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        values = getattr(values, part)
-    return values
 
 
 def _log_to(path: Path) -> logging.Logger:
@@ -268,11 +285,13 @@ def _contents(paths: list[Path]) -> dict[str, str]:
     return found
 
 
-def _other_parameters(door: Door, config_path: Path, before: str) -> list[str]:
+def _other_parameters(door: Door, item: str | None, config_path: Path, before: str) -> list[str]:
     try:
-        now = json.dumps(config.load(config_path).view(door.sections).dump(), sort_keys=True)
+        now = json.dumps(door.view(config.load(config_path), item).dump(), sort_keys=True)
     except config.ConfigError:
         return [f"{config_path} (no longer valid)"]
+    except KeyError:  # the item's own name is gone
+        return [f"{config_path} ({door.items})"]
     return [] if now == before else [f"{config_path} ({', '.join(door.sections)})"]
 
 

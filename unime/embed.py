@@ -51,7 +51,7 @@ def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int
     plan: list[list[str]] = []
     for wanted in (False, True):
         some = [id for id in ids if items.has_image(id) == wanted]
-        lengths = [backbone.length(backbone.item_prompt(items.peek(id))) for id in some]
+        lengths = [_length(id, items, backbone) for id in some]
         plan += [[some[position] for position in batch] for batch in shards.batches(lengths, batch_tokens)]
 
     @torch.inference_mode()
@@ -88,6 +88,13 @@ class Lanes:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self._before)
+
+
+def _length(id: str, items: Items, backbone: Backbone) -> int:
+    try:
+        return backbone.length(backbone.item_prompt(items.peek(id)))
+    except ValueError as error:
+        raise ValueError(f"item {id}: {error}") from error
 
 
 def _encoded(id: str, items: Items, backbone: Backbone) -> Any:

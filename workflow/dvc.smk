@@ -58,18 +58,18 @@ def ask_dvc(judge):
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             graph, left = repo.index.graph, []  # edges point upstream
-            above = {stage.addressing: [up.addressing for up in graph[stage]] for stage in graph}
+            above = {stage.name: [up.name for up in graph[stage]] for stage in graph}
             if judge:
                 if writers := mend_rwlock(repo):  # `status` would see those of this node alone
                     path, info = next(iter(writers.items()))
                     raise LockError(f"'{path}' is busy, it is being blocked by:\n  (PID {info['pid']}): {info['cmd']}")
                 status = repo.status()
                 roots = [stage for stage in graph if stage.addressing in status]
-                stale = {low.addressing for root in roots for low in (root, *networkx.ancestors(graph, root))}
+                stale = {low.name for root in roots for low in (root, *networkx.ancestors(graph, root))}
                 mark(above, stale)
                 known = {root for root in roots if any(out.hash_info for out in root.outs)}
-                why = {root.addressing: status[root.addressing] if root in known else ["never recorded"] for root in roots}
-                tell(why, stale, above)
+                why = {root.name: status[root.addressing] if root in known else ["never recorded"] for root in roots}
+                tell(why, stale, above, {stage.name for stage in graph if stage.path_in_repo == "dvc.yaml"})
                 left = left_over(graph)
         return above, left
     except LockError as busy:
@@ -85,7 +85,7 @@ def ask_dvc(judge):
 def left_over(graph):
     """Folders of tasks and sets no longer asked for: a stage that reads all of them would read these too."""
     outs = {Path(out.fs_path) for stage in graph for out in stage.outs}
-    parents = {Path(out.fs_path).parent for stage in graph if "@" in stage.addressing for out in stage.outs}
+    parents = {Path(out.fs_path).parent for stage in graph if "@" in stage.name for out in stage.outs if out.use_cache}
     found = [left for parent in parents if parent.is_dir() for left in parent.iterdir() if left.is_dir() and left not in outs]
     return [left for left in found if not left.name.startswith(".") and not any(left in out.parents for out in outs)]
 
@@ -102,11 +102,11 @@ def mark(stages, stale):
             Path(done(name)).unlink()
 
 
-def tell(status, stale, above):
-    """Say which stages DVC wants redone first, and why: in Snakemake's own plan every reason is a mark."""
-    if stale:
-        print(f"DVC: {len(stale)} of {len(above)} stages are stale or below a stale one, first of all", file=sys.stderr)
-    first = [name for name in status if not stale.intersection(above[name])]
+def tell(status, stale, above, main):
+    """Say which stages of dvc.yaml (`main`) DVC wants redone first, and why: in Snakemake's own plan every reason is a mark."""
+    if found := stale & main:
+        print(f"DVC: {len(found)} of {len(main)} stages are stale or below a stale one, first of all", file=sys.stderr)
+    first = [name for name in status if name in main and not stale.intersection(above[name])]
     for name in first[:8]:
         why = list(reasons(status[name]))
         print(f"  {name}: {', '.join(why[:3])}{', ...' if len(why) > 3 else ''}", file=sys.stderr)
@@ -115,7 +115,7 @@ def tell(status, stale, above):
 
 
 def reasons(changes):
-    """`modified unime/mine.py`, `modified mine.beta`, ... from DVC's nested account of one stage."""
+    """`modified unime/mine/__init__.py`, `modified mine.beta`, ... from DVC's nested account of one stage."""
     for change in changes:
         if isinstance(change, str):
             yield change
@@ -142,9 +142,9 @@ def needs(stage):
     return inputs
 
 
-def repro(stage):
-    """The job of a rule: DVC runs, restores or skips the stage; on screen goes the stage's own summary, or why there is none."""
-    job = f"{shlex.quote(sys.executable)} workflow/repro.py {stage}"
+def repro(stage, file="dvc.yaml"):
+    """The job of a rule: DVC runs, restores or skips the stage of that file; on screen goes its own summary, or why there is none."""
+    job = f"{shlex.quote(sys.executable)} workflow/repro.py {stage if file == 'dvc.yaml' else f'{file}:{stage}'}"
     return (
         f"echo 'stage {stage}'\n"
         f"UNIME_THREADS={{threads}} {job} > {{log}} 2>&1 || {{{{ tail -n 20 {{log}} >&2; exit 1; }}}}\n"

@@ -1,4 +1,4 @@
-"""Write each stage's import closure into dvc.yaml.
+"""Write each stage's import closure into dvc.yaml and ablations/dvc.yaml.
 
 usage: python workflow/sync.py [--check]      (run it after adding, moving or importing a module; --check only compares)
 """
@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from unime.__main__ import code_of  # noqa: E402
 
+FILES = ("dvc.yaml", "ablations/dvc.yaml")
 CODE = re.compile(r"\s+- unime/\S+\.py")
 
 
@@ -33,18 +34,19 @@ def synced(text: str) -> str:
 
 
 def main() -> int:
-    path = ROOT / "dvc.yaml"
-    old = path.read_text(encoding="utf-8")
-    new = synced(old)
-    if new == old:
-        print("dvc.yaml names the code that its stages run")
-        return 0
-    if "--check" in sys.argv[1:]:
-        print("dvc.yaml names other code than its stages run: python workflow/sync.py", file=sys.stderr)
-        return 1
-    path.write_text(new, encoding="utf-8")
-    print("dvc.yaml is changed: its stages run other code than before")
-    return 0
+    status = 0
+    for name in FILES:
+        old = (ROOT / name).read_text(encoding="utf-8")
+        new = synced(old)
+        if new == old:
+            print(f"{name} names the code that its stages run")
+        elif "--check" in sys.argv[1:]:
+            print(f"{name} names other code than its stages run: python workflow/sync.py", file=sys.stderr)
+            status = 1
+        else:
+            (ROOT / name).write_text(new, encoding="utf-8")
+            print(f"{name} is changed: its stages run other code than before")
+    return status
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from unime.config import View
 from unime.door import Door
+from unime.doors._models import MODEL
 from unime.job import Job
 
 Run = Callable[[View, Job, list[Path], list[Path]], str]
@@ -18,7 +20,6 @@ def embedder(kind: str) -> Run:
     def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         from unime import artifacts
         from unime.backbones import load
-        from unime.data.items import Items
         from unime.train.embedder import train_embedder
 
         sets = config.data.train_sets
@@ -26,20 +27,44 @@ def embedder(kind: str) -> Run:
             table = artifacts.read_tables(inputs[0], sets, "pairs.parquet", artifacts.PAIRS)
         else:
             table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
-        items = Items.of_sets(inputs[0], sets, config.data.max_pixels)
-        backbone = load(config.models.base, models=config.models, train=True)
+        items = items_of(inputs[0], sets, config.data.max_pixels, mined=None if kind == "in_batch" else inputs[1])
+        backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
         return train_embedder(kind, table, items, backbone, config, job, outputs[0])
 
     return run
 
 
+def items_of(data: Path, sets: Sequence[str], max_pixels: int, mined: Path | None) -> Any:
+    """The items of some training sets, and those that only published negatives show (they may lie outside the sampled rows)."""
+    import polars as pl
+
+    from unime import artifacts
+    from unime.data.items import Items
+
+    more = [artifacts.read_table(file, artifacts.ITEMS) for name in sets if mined and (file := mined / name / "items.parquet").exists()]
+    if not more:
+        return Items.of_sets(data, sets, max_pixels)
+    table = pl.concat([artifacts.read_tables(data, sets, "items.parquet", artifacts.ITEMS), *more])
+    return Items(table.unique("id", keep="first", maintain_order=True).sort("id"), max_pixels, str(data))
+
+
 def mined(kind: str) -> Door:
     """The door of an embedder that is trained on mined negatives."""
     return Door(
-        sections=("seed", "models", "data.train_sets", "data.max_pixels", "train.lora", f"train.{kind}"),
-        inputs=("results/data/train", "results/mine", "{models.base}"),
+        sections=(
+            "seed",
+            "models.base",
+            *MODEL,
+            "data.train_sets",
+            "data.max_pixels",
+            "mine.source",
+            "train.image_size",
+            "train.lora",
+            f"train.{kind}",
+        ),
+        inputs=("results/data/train", "results/mine/{mine.source}", "{models.base}"),
         outputs=(f"results/train/{kind}",),
-        sweep={"results/data/train": "data.train_sets", "results/mine": "data.train_sets"},
+        sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},
         run=embedder(kind),
         threads=1,
     )

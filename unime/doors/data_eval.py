@@ -6,18 +6,19 @@ from pathlib import Path
 
 from unime.config import View
 from unime.door import Door
+from unime.doors._data import source
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
-    from unime.data import mmeb
+    from unime.data import sets
 
     assert job.item is not None
-    items, queries, report = mmeb.read_eval(config.data.root, job.item, config.data.max_pixels, config.data.bad_rows, job)
+    items, queries, report = sets.read_eval(config.data.root, job.item, config.data.max_pixels, config.data.bad_rows, job)
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.TASKS)
-    artifacts.write_json(report, outputs[0] / "report.json")
+    artifacts.write_json(report | source(inputs[0]), outputs[0] / "report.json")
     count = report["left_out"]["count"] + report["candidates_left_out"]["count"]
     left_out = f", {count:,} rows or candidates left out (report.json)" if count else ""
     return f"{len(queries):,} queries, {report['candidates']['distinct']:,} distinct candidates{left_out}"
@@ -25,7 +26,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("data.root", "data.max_pixels", "data.bad_rows"),
-    inputs=("{data.root}/MMEB-eval",),
+    inputs=("{data.root}/eval",),
     outputs=("results/data/eval/{item}",),
     items="evaluate.tasks",
     run=run,

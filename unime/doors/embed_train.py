@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unime.config import View
 from unime.door import Door
+from unime.doors._models import MODEL
 from unime.job import Job
 
 
@@ -16,7 +17,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.embed import embed
 
     items = Items.open(inputs[0], config.data.max_pixels)
-    backbone = load(config.models.base, adapter=inputs[1], models=config.models)
+    backbone = load(inputs[1], adapter=inputs[2], models=config.models, image_size=config.embed.image_size)
     ids, vectors = embed(
         items.ids,
         items,
@@ -32,8 +33,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("models", "embed", "data.max_pixels"),
-    inputs=("results/data/train/{item}", "results/train/in_batch", "{models.base}"),
+    sections=(*MODEL, "embed", "data.max_pixels"),
+    inputs=("results/data/train/{item}", "{embed.model}", "{embed.adapter}"),
     outputs=("results/embed/train/{item}",),
     items="data.train_sets",
     run=run,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unime.config import View
 from unime.door import Door
+from unime.doors._evaluate import INPUTS, SECTIONS, adapters
 from unime.job import Job
 
 
@@ -17,28 +18,12 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.evaluate import run as room
     from unime.evaluate.tasks import MODELS
 
-    data, in_batch, hard_negatives, unime_v2, reranker = inputs[:5]
-    adapters = dict(zip(MODELS, (None, in_batch, hard_negatives, unime_v2, reranker), strict=True))
-    task = artifacts.read_table(data / "queries.parquet", artifacts.TASKS)
-    scores, predictions = room.evaluate(task, Items.open(data, config.data.max_pixels), adapters, config, job)
+    task = artifacts.read_table(inputs[0] / "queries.parquet", artifacts.TASKS)
+    scores, predictions = room.evaluate(task, Items.open(inputs[0], config.data.max_pixels), adapters(inputs), config, job)
     artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
     artifacts.write_table(predictions, outputs[0] / "predictions.parquet", artifacts.PREDICTIONS)
     first = scores.filter(pl.col("metric") == "precision@1").iter_rows(named=True)
     return "Precision@1 " + ", ".join(f"{MODELS[row['model']]} {100 * row['value']:.1f}" for row in first)
 
 
-DOOR = Door(
-    sections=("models", "embed", "data.max_pixels", "evaluate.rerank", "evaluate.rerank_mode", "evaluate.tie_rule"),
-    inputs=(
-        "results/data/eval/{item}",
-        "results/train/in_batch",
-        "results/train/hard_negatives",
-        "results/train/unime_v2",
-        "results/train/reranker",
-        "{models.base}",
-        "{models.reranker}",
-    ),
-    outputs=("results/evaluate/{item}",),
-    items="evaluate.tasks",
-    run=run,
-)
+DOOR = Door(sections=SECTIONS, inputs=INPUTS, outputs=("results/evaluate/{item}",), items="evaluate.tasks", run=run)

@@ -29,9 +29,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("seed", "mine"),
+    sections=("seed", "mine.beta", "mine.negatives", "mine.interval", "mine.order"),
     inputs=("results/data/train/{item}", "results/retrieve/{item}", "results/judge/{item}"),
-    outputs=("results/mine/{item}",),
+    outputs=("results/mine/judge/{item}",),
     items="data.train_sets",
     run=run,
 )

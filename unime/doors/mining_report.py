@@ -10,15 +10,17 @@ from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    import polars as pl
+
     from unime import artifacts
     from unime.nano.truth import Truth
     from unime.report import mining
 
-    data, retrieved, judged, mined, truth = inputs
+    data, retrieved, judged, mined = inputs
     sets = config.data.train_sets
     pairs = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
-    facts = artifacts.read_table(truth, artifacts.TRUTH)
-    known = set(pairs["dataset"]) <= set(facts["dataset"])  # other data than the embedded suite has no ground truth
+    truths = [data / name / "truth.parquet" for name in sets]
+    known = all(file.exists() for file in truths)  # other data than the embedded suite has no ground truth
     figures = mining.report(
         pairs,
         artifacts.read_tables(retrieved, sets, "hits.parquet", artifacts.HITS),
@@ -26,7 +28,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         artifacts.read_tables(judged, sets, "judgements.parquet", artifacts.JUDGEMENTS),
         artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED),
         beta=config.mine.beta,
-        truth=Truth(facts) if known else None,
+        truth=Truth(pl.concat(artifacts.read_table(file, artifacts.TRUTH) for file in truths)) if known else None,
     )
     artifacts.write_json(figures, outputs[0] / "mining.json")
     (outputs[0] / "mining.md").write_text(mining.markdown(figures), encoding="utf-8")
@@ -39,8 +41,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 DOOR = Door(
     sections=("data.train_sets", "mine.beta"),
-    inputs=("results/data/train", "results/retrieve", "results/judge", "results/mine", "data/nano/truth.parquet"),
-    outputs=("results/mining_report",),
-    sweep=dict.fromkeys(("results/data/train", "results/retrieve", "results/judge", "results/mine"), "data.train_sets"),
+    inputs=("results/data/train", "results/retrieve", "results/judge", "results/mine/judge"),
+    outputs=("results/mining_report/judge",),
+    sweep=dict.fromkeys(("results/data/train", "results/retrieve", "results/judge", "results/mine/judge"), "data.train_sets"),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""Put all tasks into the table, the charts and the page."""
+"""Put all tasks into the tables, the charts and the page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts
-    from unime.report import charts, page, table
+    from unime.report import charts, crossmodal, page, table
 
     evaluated, mining, data_train, data_eval = inputs
-    csv, markdown, metrics, drawings, html = outputs
-    tasks = config.evaluate.tasks
-    found = table.build(pl.concat([artifacts.read_table(evaluated / name / "scores.parquet", artifacts.SCORES) for name in tasks]), tasks)
+    csv, markdown, captions_csv, captions_markdown, metrics, drawings, html = outputs
+    tasks, columns = config.evaluate.tasks, config.evaluate.crossmodal
+
+    def scores(names: list[str]) -> pl.DataFrame:
+        return artifacts.read_tables(evaluated, names, "scores.parquet", artifacts.SCORES)
+
+    found = table.build(scores(tasks), tasks, config.evaluate.compare)
+    captions = crossmodal.build(scores(columns), columns)
     drawn = charts.charts(found)
     drawings.mkdir()
     for meta, svg in drawn.items():
@@ -26,18 +31,34 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     text = (mining / "mining.md").read_text(encoding="utf-8")
     train = [artifacts.read_json(data_train / name / "report.json") for name in config.data.train_sets]
     evaluation = [artifacts.read_json(data_eval / name / "report.json") for name in tasks]
-    html.write_text(page.page(found, drawn, text, train, evaluation), encoding="utf-8")
+    section = crossmodal.section(captions) if columns else ""
+    html.write_text(page.page(found, drawn, text, train, evaluation, crossmodal=section), encoding="utf-8")
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
-    artifacts.write_json(table.to_metrics(found), metrics)
+    captions_csv.write_text(crossmodal.to_csv(captions), encoding="utf-8")
+    captions_markdown.write_text(crossmodal.to_markdown(captions), encoding="utf-8")
+    more = crossmodal.to_metrics(captions)
+    artifacts.write_json({model: means | more[model] for model, means in table.to_metrics(found).items()}, metrics)
     shown = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
-    return "\n".join([f"{len(tasks)} tasks", *shown])
+    return "\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *shown])
 
 
 DOOR = Door(
-    sections=("data.train_sets", "evaluate.tasks"),
-    inputs=("results/evaluate", "results/mining_report", "results/data/train", "results/data/eval"),
-    outputs=("results/mmeb_table.csv", "results/mmeb_table.md", "results/metrics.json", "results/charts", "results/report.html"),
-    sweep={"results/evaluate": "evaluate.tasks", "results/data/train": "data.train_sets", "results/data/eval": "evaluate.tasks"},
+    sections=("data.train_sets", "evaluate.tasks", "evaluate.crossmodal", "evaluate.compare", "mine.source"),
+    inputs=("results/evaluate", "results/mining_report/{mine.source}", "results/data/train", "results/data/eval"),
+    outputs=(
+        "results/mmeb_table.csv",
+        "results/mmeb_table.md",
+        "results/crossmodal_table.csv",
+        "results/crossmodal_table.md",
+        "results/metrics.json",
+        "results/charts",
+        "results/report.html",
+    ),
+    sweep={
+        "results/evaluate": ("evaluate.tasks", "evaluate.crossmodal"),
+        "results/data/train": "data.train_sets",
+        "results/data/eval": ("evaluate.tasks", "evaluate.crossmodal"),
+    },
     run=run,
 )

@@ -6,27 +6,28 @@ from pathlib import Path
 
 from unime.config import View
 from unime.door import Door
+from unime.doors._models import MODEL
+from unime.doors._train import items_of
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.backbones import load
-    from unime.data.items import Items
     from unime.train.reranker import train_reranker
 
     sets = config.data.train_sets
     table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
-    items = Items.of_sets(inputs[0], sets, config.data.max_pixels)
-    backbone = load(config.models.reranker, models=config.models, train=True)
+    items = items_of(inputs[0], sets, config.data.max_pixels, mined=inputs[1])
+    backbone = load(config.models.reranker, models=config.models, image_size=config.train.reranker.image_size, train=True)
     return train_reranker(table, items, backbone, config, job, outputs[0])
 
 
 DOOR = Door(
-    sections=("seed", "models", "data.train_sets", "data.max_pixels", "train.reranker"),
-    inputs=("results/data/train", "results/mine", "{models.reranker}"),
+    sections=("seed", "models.reranker", *MODEL, "data.train_sets", "data.max_pixels", "mine.source", "train.reranker"),
+    inputs=("results/data/train", "results/mine/{mine.source}", "{models.reranker}"),
     outputs=("results/train/reranker",),
-    sweep={"results/data/train": "data.train_sets", "results/mine": "data.train_sets"},
+    sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},
     run=run,
     threads=1,
 )

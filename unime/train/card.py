@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str],
         f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n\n# {kind}\n\n{ABOUT[kind]}\n\n"
         f"| what | value |\n|---|---|\n{table}\n\n## Data\n\n| data set | rows |\n|---|---|\n{counts}\n\n"
         f"## Configuration\n\n```json\n{settings}\n```\n\n`log.csv` holds every step's loss, learning rate and gradient norm.\n"
+    )
+
+
+def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, float]], commit: str) -> str:
+    """The card of merged weights: the adapter's card under another heading, with the run's scores and the code's commit.
+
+    `metrics` is metrics.json (model key -> mean -> percent).
+    """
+    body = adapter_card.split("---\n", 2)[2].lstrip()
+    base = next((row for row in adapter_card.splitlines() if row.startswith("base_model:")), "")
+    rows = [(model, means) for model, means in metrics.items() if model == name or name == "reranker" and model.endswith("_reranker")]
+    scores = "\n".join(f"| {mean} | {value:.2f} |" for _, means in rows for mean, value in means.items())
+    about = "Percent, means of this run's tables: Precision@1; short and long captions Recall@1; compositional accuracy."
+    found = f"## Scores\n\n{about}\n\n| mean | value |\n|---|---:|\n{scores}\n" if scores else ""
+    return (
+        f"---\nlibrary_name: transformers\n{base}\n---\n\n{body.rstrip()}\n\n{found}\n## Weights\n\nThe adapter is merged into the base "
+        f"model: `from_pretrained` of this folder needs no adapter.  Made by commit `{commit}` of the pipeline.\n"
     )
 
 

@@ -31,15 +31,18 @@ PASSES = {"cpu": 4, "cuda": 1}
 KINDS = ("in_batch", "hard_negatives", "unime_v2")
 
 
-def train_embedder(kind: str, table: pl.DataFrame, items: Any, backbone: Backbone, view: Any, job: Any, out: str | Path) -> str:
+def train_embedder(
+    kind: str, table: pl.DataFrame, items: Any, backbone: Backbone, view: Any, job: Any, out: str | Path, settings: Any = None
+) -> str:
     """Train an adapter and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
 
-    `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`.
+    `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`, in
+    whose place `settings` are used where they are given.
     Raises ValueError for a teacher's score that is NaN or outside [0, 1], too few negatives, or a batch larger than the table.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no way to train an embedder; known: {', '.join(KINDS)}")
-    settings = getattr(view.train, kind)
+    settings = getattr(view.train, kind) if settings is None else settings
     backbone.add_lora(view.train.lora, view.seed)
     accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
     if kind == "in_batch":

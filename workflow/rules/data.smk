@@ -1,10 +1,10 @@
-"""MMEB's published layout, read once: items by content id, training pairs, evaluation queries."""
+"""Raw data, read once: items by content id, training pairs, evaluation queries; published negatives; what the run is."""
 
 
 rule data_train:
     input:
         needs("data_train@{set}"),
-        ancient(CONFIG.data.root),
+        ancient(TRAIN),
     output:
         directory("results/data/train/{set}"),
         touch(done("data_train@{set}")),
@@ -25,7 +25,7 @@ rule data_train:
 rule data_eval:
     input:
         needs("data_eval@{task}"),
-        ancient(CONFIG.data.root),
+        ancient(raw("eval")),
     output:
         directory("results/data/eval/{task}"),
         touch(done("data_eval@{task}")),
@@ -33,6 +33,8 @@ rule data_eval:
         "logs/dvc/data_eval.{task}.log",
     benchmark:
         "logs/benchmarks/data_eval.{task}.tsv"
+    wildcard_constraints:
+        task=one_of(TASKS),
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -41,3 +43,77 @@ rule data_eval:
         runtime=60,
     shell:
         repro("data_eval@{wildcards.task}")
+
+
+rule data_crossmodal:
+    input:
+        needs("data_crossmodal@{task}"),
+        ancient(CAPTIONS),
+    output:
+        directory("results/data/eval/{task}"),
+        touch(done("data_crossmodal@{task}")),
+    log:
+        "logs/dvc/data_crossmodal.{task}.log",
+    benchmark:
+        "logs/benchmarks/data_crossmodal.{task}.tsv"
+    wildcard_constraints:
+        task=one_of(CROSSMODAL),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("data_crossmodal@{wildcards.task}")
+
+
+rule import_scores:
+    input:
+        needs("import_scores@{scores}"),
+        ancient("data/scores/{scores}/source.json"),
+        ancient(TRAIN),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+    output:
+        directory("results/mine/{scores}"),
+        directory("results/mining_report/{scores}"),
+        touch(done("import_scores@{scores}")),
+    log:
+        "logs/dvc/import_scores.{scores}.log",
+    benchmark:
+        "logs/benchmarks/import_scores.{scores}.tsv"
+    wildcard_constraints:
+        scores=one_of(CONFIG.fetch.scores),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("import_scores@{wildcards.scores}")
+
+
+rule settings:
+    input:
+        needs("settings"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient(f"results/mining_report/{CONFIG.mine.source}"),
+        ancient(model(CONFIG.models.base)),
+        ancient(model(CONFIG.models.reranker)),
+    output:
+        "results/config.json",
+        touch(done("settings")),
+    log:
+        "logs/dvc/settings.log",
+    benchmark:
+        "logs/benchmarks/settings.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        repro("settings")

@@ -9,8 +9,8 @@ rule evaluate:
         ancient("results/train/hard_negatives"),
         ancient("results/train/unime_v2"),
         ancient("results/train/reranker"),
-        ancient(CONFIG.models.base),
-        ancient(CONFIG.models.reranker),
+        ancient(model(CONFIG.models.base)),
+        ancient(model(CONFIG.models.reranker)),
     output:
         directory("results/evaluate/{task}"),
         touch(done("evaluate@{task}")),
@@ -18,6 +18,8 @@ rule evaluate:
         "logs/dvc/evaluate.{task}.log",
     benchmark:
         "logs/benchmarks/evaluate.{task}.tsv"
+    wildcard_constraints:
+        task=one_of(TASKS),
     conda:
         "../../envs/torch.yaml"
     threads: 1
@@ -29,16 +31,48 @@ rule evaluate:
         repro("evaluate@{wildcards.task}")
 
 
+rule crossmodal:
+    input:
+        needs("crossmodal@{task}"),
+        ancient("results/data/eval/{task}"),
+        ancient("results/train/in_batch"),
+        ancient("results/train/hard_negatives"),
+        ancient("results/train/unime_v2"),
+        ancient("results/train/reranker"),
+        ancient(model(CONFIG.models.base)),
+        ancient(model(CONFIG.models.reranker)),
+    output:
+        directory("results/evaluate/{task}"),
+        touch(done("crossmodal@{task}")),
+    log:
+        "logs/dvc/crossmodal.{task}.log",
+    benchmark:
+        "logs/benchmarks/crossmodal.{task}.tsv"
+    wildcard_constraints:
+        task=one_of(CROSSMODAL),
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=GPU,
+    shell:
+        repro("crossmodal@{wildcards.task}")
+
+
 rule report:
     input:
         needs("report"),
-        ancient(expand("results/evaluate/{task}", task=TASKS)),
-        ancient(expand("results/data/eval/{task}", task=TASKS)),
+        ancient(expand("results/evaluate/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient("results/mining_report"),
+        ancient(f"results/mining_report/{CONFIG.mine.source}"),
     output:
         "results/mmeb_table.csv",
         "results/mmeb_table.md",
+        "results/crossmodal_table.csv",
+        "results/crossmodal_table.md",
         "results/metrics.json",
         directory("results/charts"),
         "results/report.html",
@@ -55,3 +89,26 @@ rule report:
         runtime=30,
     shell:
         repro("report")
+
+
+rule export:
+    input:
+        needs("export@{model}"),
+        ancient("results/train/{model}"),
+        ancient(lambda wildcards: model(CONFIG.export[wildcards.model])),
+        ancient("results/metrics.json"),
+    output:
+        directory("results/export/{model}"),
+        touch(done("export@{model}")),
+    log:
+        "logs/dvc/export.{model}.log",
+    benchmark:
+        "logs/benchmarks/export.{model}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=48000 if GPU else 8000,
+        runtime=60,
+    shell:
+        repro("export@{wildcards.model}")

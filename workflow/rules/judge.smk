@@ -6,7 +6,7 @@ rule judge:
         needs("judge@{set}"),
         ancient("results/data/train/{set}"),
         ancient("results/retrieve/{set}"),
-        ancient(CONFIG.models.judge),
+        ancient(model(CONFIG.models.judge)),
     output:
         directory("results/judge/{set}"),
         touch(done("judge@{set}")),
@@ -32,7 +32,7 @@ rule mine:
         ancient("results/retrieve/{set}"),
         ancient("results/judge/{set}"),
     output:
-        directory("results/mine/{set}"),
+        directory("results/mine/judge/{set}"),
         touch(done("mine@{set}")),
     log:
         "logs/dvc/mine.{set}.log",
@@ -54,10 +54,9 @@ rule mining_report:
         ancient(expand("results/data/train/{set}", set=SETS)),
         ancient(expand("results/retrieve/{set}", set=SETS)),
         ancient(expand("results/judge/{set}", set=SETS)),
-        ancient(expand("results/mine/{set}", set=SETS)),
-        ancient("data/nano"),
+        ancient(expand("results/mine/judge/{set}", set=SETS)),
     output:
-        directory("results/mining_report"),
+        directory("results/mining_report/judge"),
         touch(done("mining_report")),
     log:
         "logs/dvc/mining_report.log",

@@ -5,7 +5,7 @@ rule train_in_batch:
     input:
         needs("train_in_batch"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(CONFIG.models.base),
+        ancient(model(CONFIG.models.base)),
     output:
         directory("results/train/in_batch"),
         touch(done("train_in_batch")),
@@ -28,8 +28,8 @@ rule embed_train:
     input:
         needs("embed_train@{set}"),
         ancient("results/data/train/{set}"),
-        ancient("results/train/in_batch"),
-        ancient(CONFIG.models.base),
+        ancient(model(CONFIG.embed.model)),
+        ancient(model(CONFIG.embed.adapter)),
     output:
         directory("results/embed/train/{set}"),
         touch(done("embed_train@{set}")),

@@ -5,8 +5,8 @@ rule train_hard_negatives:
     input:
         needs("train_hard_negatives"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/mine/{set}", set=SETS)),
-        ancient(CONFIG.models.base),
+        ancient(mined(CONFIG.mine.source)),
+        ancient(model(CONFIG.models.base)),
     output:
         directory("results/train/hard_negatives"),
         touch(done("train_hard_negatives")),
@@ -29,8 +29,8 @@ rule train_unime_v2:
     input:
         needs("train_unime_v2"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/mine/{set}", set=SETS)),
-        ancient(CONFIG.models.base),
+        ancient(mined(CONFIG.mine.source)),
+        ancient(model(CONFIG.models.base)),
     output:
         directory("results/train/unime_v2"),
         touch(done("train_unime_v2")),
@@ -53,8 +53,8 @@ rule train_reranker:
     input:
         needs("train_reranker"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/mine/{set}", set=SETS)),
-        ancient(CONFIG.models.reranker),
+        ancient(mined(CONFIG.mine.source)),
+        ancient(model(CONFIG.models.reranker)),
     output:
         directory("results/train/reranker"),
         touch(done("train_reranker")),

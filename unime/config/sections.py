@@ -1,27 +1,28 @@
-"""The experiment's configuration: typed, explained, refused with a reason when wrong.
-
-config.yaml holds the values, the models below hold the types and the bounds.  Every message names the key, the value, the bound
-and, for a key that nobody knows, the nearest one that exists.  A room never sees the whole configuration: it gets a `view` of the
-sections that its door declares, which are also the parameters of its stage, so no room can depend on a value that its stage does
-not record.
-"""
+"""Types and bounds of every section of config.yaml; the descriptions are its documentation."""
 
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # of a folder and of a stage; a dot would split it as a key
+Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
+Side = Annotated[int, Field(ge=0, description="pixels; images are squashed to this side first; 0 leaves them as they are")]
 
 
-class ConfigError(ValueError):
-    """The configuration asks for something that cannot be; the message names key, value, bound and remedy."""
+JUDGED = "judge"
+"""`mine.source` of negatives that this run's own judge has sifted."""
+
+
+Source = Literal["MMEB-train", "MMEB-eval", "Flickr30K", "COCO", "Urban1K", "ShareGPT4V", "SugarCrepe", "scores"]
+
+
+NANO = "data/nano"
 
 
 class Section(BaseModel):
@@ -50,9 +51,38 @@ class Nano(Section):
     pretrain: Pretrain
 
 
+class Repository(Section):
+    repo: str = Field(description="owner/name on the Hub")
+    revision: str = Field(description="commit, tag or branch; a branch is resolved to a commit when it is fetched")
+
+
+class Fetch(Section):
+    copies: str | None = Field(description="folder with copies that you have, <copies>/<owner>/<name>/...; null: download")
+    train_sets: list[Name] = Field(description="sets of MMEB-train to fetch into <data.root>/train")
+    eval: list[Literal["MMEB-eval"]] = Field(
+        max_length=1, description="MMEB-eval, to fetch the tasks of evaluate.tasks into <data.root>/eval"
+    )
+    crossmodal: list[Literal["Flickr30K", "COCO", "Urban1K", "ShareGPT4V", "SugarCrepe"]] = Field(
+        description="caption benchmarks to fetch into <data.root>/crossmodal"
+    )
+    scores: dict[Name, Literal["Qwen25VL_7B", "InternVL3_8B", "InternVL3_14B"]] = Field(
+        description="name -> judge whose published scores are fetched and imported to results/mine/<name>"
+    )
+    models: dict[Name, Repository] = Field(description="name -> repository of weights to fetch into models/<name>")
+    revisions: dict[Source, str] = Field(description="data source -> commit; a branch is resolved to its commit when it is fetched")
+
+    @model_validator(mode="after")
+    def _all_revisions(self) -> Fetch:
+        if absent := [name for name in get_args(Source) if name not in self.revisions]:
+            raise ValueError(f"revisions lacks {absent[0]!r}; 'main' takes the newest, and source.json says which that was")
+        return self
+
+
 class Data(Section):
-    root: str = Field(description="folder that holds MMEB-train/ and MMEB-eval/ in their published layout")
-    train_sets: list[str] = Field(min_length=1, description="MMEB-train configurations")
+    root: Annotated[str, Field(pattern=r"[^/]$")] = Field(
+        description="folder, no slash at its end, that holds train/<set>/, eval/<task>/ and crossmodal/<benchmark>/"
+    )
+    train_sets: list[Name] = Field(min_length=1, description="training sets, MMEB-train's or your own")
     instructions: Literal["original", "diverse_instruction"] = Field(description="which of MMEB-train's two files a set is read from")
     cap: Positive = Field(description="rows kept of each training set, drawn with the seed (the paper: 50,000)")
     max_pixels: Positive = Field(description="an image with more pixels is refused before it is decoded")
@@ -67,11 +97,15 @@ class Models(Section):
     reranker: str = Field(description="folder of the MLLM that the reranker starts from")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="type of the frozen weights and of the forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto takes the GPU where there is one")
-    image_size: Count = Field(description="side in pixels that images are squashed to before the processor; 0 leaves them as they are")
     max_length: Positive = Field(description="tokens of a prompt; a longer one is an error that names the item")
 
 
 class Embed(Section):
+    model: str = Field(description="folder of the MLLM that finds candidates (the paper: Qwen2-VL-7B)")
+    adapter: str = Field(
+        description="its adapter, or merged weights in its place; results/train/in_batch is the one trained here (the paper: VLM2Vec)"
+    )
+    image_size: Side
     batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
     shard: Positive = Field(description="items of a shard; a killed run loses one shard at most")
 
@@ -88,11 +122,13 @@ class Judge(Section):
     mode: Literal["exact", "published"] = Field(
         description="exact: float32 raw logits; published: bfloat16 logits after a repetition penalty of 1.05, as in the published scores"
     )
+    image_size: Side
     batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
     shard: Positive = Field(description="pairs of a shard; a killed run loses one shard at most")
 
 
 class Mine(Section):
+    source: str = Field(description="judge: the negatives mined here; or a name of fetch.scores: the published ones")
     beta: Annotated[float, Field(ge=0, le=1)] = Field(description="margin: alpha = sigma - beta")
     negatives: Positive = Field(description="n, negatives kept a query")
     interval: Positive = Field(description="every interval-th candidate of the ordered list is taken, cycling")
@@ -134,11 +170,13 @@ class Mined(Optimizer):
 
 class Reranker(Optimizer):
     lora: Lora
+    image_size: Side
     list_negatives: Annotated[int, Field(ge=1)] = Field(description="hardest negatives shown in a list, at most")
     list_fixed: bool = Field(description="true: always list_negatives of them; false: 1..list_negatives, drawn for each query")
 
 
 class Train(Section):
+    image_size: Side
     lora: Lora = Field(description="of the three embedders")
     in_batch: InBatch = Field(description="base embedder and baseline row: VLM2Vec's recipe")
     hard_negatives: Mined = Field(description="ablation row: mined negatives, one-hot target")
@@ -147,7 +185,9 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    tasks: list[str] = Field(min_length=1, description="MMEB-eval configurations, one job each")
+    tasks: list[Name] = Field(min_length=1, description="MMEB-eval configurations or your own, one job each")
+    crossmodal: list[Caption] = Field(description="caption benchmarks and their directions, one job each")
+    image_size: Side
     rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)")
     rerank_mode: Literal["likelihood", "generate"] = Field(
         description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
@@ -156,11 +196,29 @@ class Evaluate(Section):
         description="content: a candidate equal in content to the right one is right, other ties are wrong; "
         "first: the first index wins (VLM2Vec v1); name: any tied candidate equal by text is right (VLM2Vec v2)"
     )
+    compare: dict[str, str] = Field(description="row of this run -> row of the paper that it is compared with")
 
 
-class Config(Section):
+class AblationJudge(Section):
+    model: str = Field(description="folder of the MLLM that judges")
+    mode: Literal["exact", "published"] = Field(description="as judge.mode")
+
+
+class Variant(Section):
+    source: str = Field(description="judge, or a name of ablations.judges or fetch.scores: whose negatives")
+    negatives: Positive = Field(description="as train.unime_v2.negatives")
+    tau: Rate = Field(description="as train.unime_v2.tau")
+
+
+class Ablations(Section):
+    judges: dict[Name, AblationJudge] = Field(description="other judges, by name")
+    embedders: dict[Name, Variant] = Field(description="embedders that differ from train.unime_v2, by name")
+
+
+class Experiment(Section):
     seed: Count = Field(description="seed of sampling, LoRA initialisation, dropout and fallback rows")
     nano: Nano
+    fetch: Fetch
     data: Data
     models: Models
     embed: Embed
@@ -169,10 +227,21 @@ class Config(Section):
     mine: Mine
     train: Train
     evaluate: Evaluate
+    export: dict[Literal["in_batch", "hard_negatives", "unime_v2", "reranker"], str] = Field(
+        description="what is exported as merged weights -> the MLLM that it was trained on"
+    )
+    ablations: Ablations
 
     @model_validator(mode="after")
-    def _numbers_agree(self) -> Config:
-        for name, values in (("data.train_sets", self.data.train_sets), ("evaluate.tasks", self.evaluate.tasks)):
+    def _numbers_agree(self) -> Experiment:
+        lists = {
+            "data.train_sets": self.data.train_sets,
+            "evaluate.tasks": self.evaluate.tasks,
+            "evaluate.crossmodal": self.evaluate.crossmodal,
+            "fetch.train_sets": self.fetch.train_sets,
+            "fetch.crossmodal": self.fetch.crossmodal,
+        }
+        for name, values in lists.items():
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{name} names {twice[0]!r} twice; each name once")
@@ -183,87 +252,41 @@ class Config(Section):
                 raise ValueError(f"train.{row}.negatives {k} must be at most mine.negatives {self.mine.negatives}")
         if (k := self.train.reranker.list_negatives) > self.mine.negatives:
             raise ValueError(f"train.reranker.list_negatives {k} must be at most mine.negatives {self.mine.negatives}")
+        self._names_agree()
+        self._places_agree()
         return self
 
-    def view(self, sections: tuple[str, ...]) -> View:
-        """The part of the configuration that a door declares, e.g. ("seed", "train.lora")."""
-        return View(self, sections)
+    def _places_agree(self) -> None:
+        fetched = [*self.fetch.train_sets, *self.fetch.eval, *self.fetch.crossmodal]
+        if fetched and self.data.root == NANO:
+            raise ValueError(f"data.root is {NANO}, which the embedded suite makes; fetch {fetched[0]} into another data.root")
+        if "nano-mllm" in self.fetch.models:
+            raise ValueError("fetch.models: models/nano-mllm is made by the stage nano_mllm; choose another name")
+        if self.embed.adapter == "results/train/in_batch" and self.embed.model != self.models.base:
+            raise ValueError(
+                f"embed.adapter is trained on models.base ({self.models.base}), so embed.model must be it, not {self.embed.model}"
+            )
+        for name, base in self.export.items():
+            if base != (right := self.models.reranker if name == "reranker" else self.models.base):
+                raise ValueError(f"export.{name} is {base}, but it is trained on {right}")
+        if both := set(self.evaluate.tasks) & set(self.evaluate.crossmodal):
+            raise ValueError(f"{min(both)!r} is in evaluate.tasks and in evaluate.crossmodal; name it in one")
 
-
-class View:
-    """Read-only window on some sections; anything else is an AttributeError, so a stage's parameters are complete."""
-
-    def __init__(self, config: Section, sections: tuple[str, ...]):
-        self._config, self._sections = config, sections
-
-    def __getattr__(self, name: str) -> Any:
-        sections = self.__dict__["_sections"]
-        if name in sections:
-            return getattr(self._config, name)
-        below = tuple(s[len(name) + 1 :] for s in sections if s.startswith(name + "."))
-        if below:
-            return View(getattr(self._config, name), below)
-        raise AttributeError(f"this room does not declare the section {name!r}; it declares {', '.join(sections)}")
-
-    def dump(self) -> dict[str, Any]:
-        """Plain values by dotted section name, for digests and model cards."""
-        found: dict[str, Any] = {}
-        for section in self._sections:
-            value: Any = self._config
-            for part in section.split("."):
-                value = getattr(value, part)
-            found[section] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        return found
-
-
-def load(path: str | Path = "config.yaml") -> Config:
-    """Read and check a configuration file.  Raises ConfigError with one line per problem."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; run from the repository's root or name the file with --config") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
-    return parse(raw, str(path))
-
-
-def parse(raw: Any, source: str = "config") -> Config:
-    """Check plain values against the models.  Raises ConfigError with one line per problem."""
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{source}: a mapping of sections is needed, found {type(raw).__name__}")
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "config"
-    value, kind = problem.get("input"), problem["type"]
-    if kind == "extra_forbidden":
-        names = list(_model_at(problem["loc"][:-1]).model_fields)
-        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
-        hint = f"nearest: {near[0]!r}" if near else f"known: {', '.join(names)}"
-        return f"{key}: unknown key ({hint})"
-    if kind == "missing":
-        return f"{key}: missing; config.yaml in the repository shows every key"
-    if kind == "literal_error":
-        near = difflib.get_close_matches(str(value), problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "), n=1)
-        return f"{key}: {value!r} is not one of {problem['ctx']['expected']}" + (f"; nearest: {near[0]!r}" if near else "")
-    remedy = ""
-    if isinstance(value, str) and kind in ("float_type", "int_type"):
-        remedy = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write the number without quotes)"
-    shown = "" if kind == "value_error" else f"{value!r}: "
-    return f"{key}: {shown}{problem['msg'].removeprefix('Value error, ')}{remedy}"
-
-
-def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
-    model: type[BaseModel] = Config
-    for part in loc:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]
-    return model
+    def _names_agree(self) -> None:
+        sources, chosen = [JUDGED, *self.fetch.scores], self.mine.source
+        if chosen not in sources:
+            raise ValueError(f"mine.source {chosen!r} is neither 'judge' nor a name of fetch.scores{nearest(chosen, sources)}")
+        for kind, names in (("fetch.scores", self.fetch.scores), ("ablations.judges", self.ablations.judges)):
+            if JUDGED in names:
+                raise ValueError(f"{kind}: {JUDGED!r} is the name of what is mined here; choose another")
+        if both := self.fetch.scores.keys() & self.ablations.judges.keys():
+            raise ValueError(f"{min(both)!r} is in fetch.scores and in ablations.judges; both would write results/mine/{min(both)}")
+        known = [*sources, *self.ablations.judges]
+        for name, variant in self.ablations.embedders.items():
+            if variant.source not in known:
+                raise ValueError(f"ablations.embedders.{name}.source {variant.source!r} is unknown{nearest(variant.source, known)}")
+            if (k := variant.negatives) > self.mine.negatives:
+                raise ValueError(f"ablations.embedders.{name}.negatives {k} must be at most mine.negatives {self.mine.negatives}")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,0 +1,88 @@
+"""The presets are whole configurations of the paper's run: valid, planned in full, and different only where the models differ."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from checkouts import ROOT, sh, working_tree
+
+from unime import config
+from unime.evaluate.tasks import CROSSMODAL, TASKS
+from unime.report.published import PUBLISHED
+
+PRESETS = [path for path in sorted((ROOT / "presets").glob("*.yaml")) if path.stem != "own-data"]
+
+# What `snakemake -n` must list beside the one job of every other rule: 20 training sets, 36 + 11 evaluations.
+JOBS = {
+    **dict.fromkeys(("fetch_train", "data_train", "embed_train", "retrieve", "judge", "mine"), 20),
+    **dict.fromkeys(("data_eval", "evaluate"), 36),
+    **dict.fromkeys(("data_crossmodal", "crossmodal"), 11),
+    "fetch_crossmodal": 5,
+    "export": 2,
+    **dict.fromkeys(("fetch_eval", "train_in_batch", "train_hard_negatives", "train_unime_v2", "train_reranker"), 1),
+    **dict.fromkeys(("mining_report", "report", "settings", "all"), 1),
+}
+MODELS = {"qwen2vl-2b": 4, "qwen2vl-7b": 3, "llava-onevision-7b": 4}
+ABLATIONS = {"ablation_judge": 2, "ablation_mine": 2, "ablation_train": 7, "ablation_evaluate": 7, "ablations": 1}
+
+
+def jobs(text: str) -> dict[str, int]:
+    """Rule -> jobs, from a dry run's table."""
+    table = text.partition("Job stats:")[2].partition("\n\n")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, flags=re.M) if name != "total"}
+
+
+def test_there_is_a_preset_for_each_model_of_the_paper() -> None:
+    assert {path.stem for path in PRESETS} == set(MODELS)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_the_papers_run(path: Path) -> None:
+    found = config.load(path)
+    assert sorted(found.evaluate.tasks) == sorted(name for name, task in TASKS.items() if task.suite == "mmeb")
+    assert sorted(found.evaluate.crossmodal) == sorted(name for name, column in CROSSMODAL.items() if column.suite == "paper")
+    assert len(found.data.train_sets) == 20 and found.data.train_sets == found.fetch.train_sets and found.data.cap == 50_000
+    assert (found.retrieve.k, found.mine.beta, found.mine.negatives, found.mine.interval) == (50, 0.01, 10, 5)
+    lora, new = found.train.lora, found.train.unime_v2
+    assert (lora.rank, lora.alpha, lora.dropout, lora.dora, lora.init) == (16, 64, 0.1, True, "gaussian")
+    assert (new.steps, new.batch, new.warmup, new.decay, new.tau, new.negatives) == (2000, 1024, 200, "linear", 0.02, 8)
+    llava = "llava" in path.stem
+    assert (new.lr, found.train.image_size) == ((2e-5, 336) if llava else (1e-4, 672))
+    reranker = found.train.reranker
+    assert (reranker.lora.rank, reranker.lora.alpha, reranker.lr, reranker.decay, reranker.batch) == (128, 256, 2e-5, "cosine", 64)
+    assert reranker.warmup == round(0.03 * reranker.steps) and reranker.steps == 662_000 // 64
+    assert (found.seed, found.models.dtype, found.models.max_length, found.evaluate.rerank) == (42, "bfloat16", 4096, 10)
+    assert set(found.evaluate.compare.values()) <= set(PUBLISHED)
+    tokens = (found.train.reranker.image_size // 28) ** 2 + 2  # of an image and its marks
+    assert (found.evaluate.rerank + 1) * (tokens + 100) < found.models.max_length, "a list of pictures fits"
+    assert (found.train.reranker.list_negatives + 2) * (tokens + 100) < found.models.max_length
+    assert 2 * ((found.judge.image_size // 28) ** 2 + 100) < found.models.max_length
+    local = [found.models.base, found.models.judge, found.models.reranker, found.embed.model, found.embed.adapter, *found.export.values()]
+    local += [judge.model for judge in found.ablations.judges.values()]
+    assert {folder.removeprefix("models/") for folder in local} == set(found.fetch.models), "every model is fetched, and no other"
+
+
+def test_presets_differ_only_in_their_models_and_what_goes_with_them() -> None:
+    def flat(values: object, key: str = "") -> dict[str, object]:
+        if not isinstance(values, dict):
+            return {key: values}
+        return {name: one for part, below in values.items() for name, one in flat(below, f"{key}.{part}".lstrip(".")).items()}
+
+    values = [flat(yaml.safe_load(path.read_text())) for path in PRESETS]
+    keys = {key for one in values for key in one}
+    differ = {key for key in keys if len({repr(one.get(key)) for one in values}) > 1}
+    known = r"fetch\.models\..*|models\.base|export\.unime_v2|evaluate\.(compare.*|image_size)|train\.(image_size|\w+\.(lr|micro))"
+    assert differ and not {key for key in differ if not re.fullmatch(known, key)}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_dry_run_lists_the_papers_whole_plan(name: str, tmp_path: Path) -> None:
+    folder = working_tree(tmp_path / name, yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text()))
+    sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
+    assert jobs(sh("snakemake -n", folder)) == JOBS | {"fetch_model": MODELS[name]}
+    more = jobs(sh("snakemake -n results/ablations.csv", folder))
+    assert {rule: count for rule, count in more.items() if rule.startswith("ablation")} == ABLATIONS
+    assert more["fetch_model"] == MODELS[name] + 2, "the ablations' judges too"

@@ -1,0 +1,99 @@
+"""Tools beside the stages: example images, rows of one's own, search."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unime import artifacts
+from unime.__main__ import main
+from unime.data import sets
+from unime.job import Job
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config, nano: Path) -> Path:
+    """A folder with 30 example images and a configuration whose data lie in it."""
+    monkeypatch.chdir(tmp_path)
+    values = config.model_dump(mode="json")
+    values["data"]["root"] = "own"
+    values["models"] |= {"device": "cpu"}
+    Path("config.yaml").write_text(yaml.safe_dump(values))
+    assert main(["example", "pictures", "--images", "30"]) == 0
+    return tmp_path
+
+
+def test_example_images_are_distinct_and_have_captions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, texts = sorted(Path("pictures").glob("*.png")), sorted(Path("pictures").glob("*.txt"))
+    assert len(images) == len(texts) == 30 and len({path.read_text() for path in texts}) == 30
+    assert main(["example", "pictures"]) == 1 and "pictures is not empty" in capsys.readouterr().err
+
+
+def test_rows_of_a_folder_are_read_by_the_loader_and_split_by_name(here: Path) -> None:
+    assert main(["rows", "pictures", "shapes", "--direction", "both", "--held", "0.3"]) == 0
+    job = Job(None, 1, here / "scratch", logging.getLogger("test"))
+    _, pairs, report = sets.read_train("own", "shapes", "original", 1000, 1, 10**6, "fail", job)
+    _, tasks, found = sets.read_eval("own", "shapes", 10**6, "fail", job)
+    assert (
+        len(pairs) + len(tasks) == 60
+        and 4 <= len(tasks) <= 30
+        and report["modalities"] == {"image+text -> text": len(pairs) // 2} | {"text -> image+text": len(pairs) // 2}
+    )
+    train, held = (set(zipfile.ZipFile(f"own/{room}/shapes/images.zip").namelist()) for room in ("train", "eval"))
+    assert not train & held and len(train | held) == 30
+    assert found["queries"] == len(tasks)
+
+
+def test_captions_may_stand_in_one_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{path.stem}.png,{path.read_text().strip()!r}" for path in sorted(Path("pictures").glob("*.txt"))]
+    for path in Path("pictures").glob("*.txt"):
+        path.unlink()
+    table = Path("pictures/captions.csv")
+    table.write_text("\n".join(["image,caption", *(line.replace("'", '"') for line in lines)]) + "\n")
+    assert main(["rows", "pictures", "shapes"]) == 0
+    row = json.loads(Path("own/train/shapes/rows.jsonl").read_text().splitlines()[0])
+    assert row["query_text"].startswith("Find me an everyday image that matches the given caption: at the ") and row["positive_image"]
+    table.write_text(table.read_text() + "none.png,a ring\n")
+    assert main(["rows", "pictures", "others"]) == 1 and "'none.png' is no image in pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda: Path("pictures/0003.txt").unlink(), "0003.png has no caption (1 of 30 images)"),
+        (lambda: Path("pictures/0003.txt").write_text(" \n"), "0003.png has no caption"),
+        (lambda: Path("pictures/captions.csv").write_text("file,caption\n"), "column 'image' is missing"),
+        (lambda: Path("own/train/shapes").mkdir(parents=True), "own/train/shapes is there already"),
+    ],
+)
+def test_what_cannot_become_rows_is_named(here: Path, capsys: pytest.CaptureFixture[str], damage, reason: str) -> None:
+    damage()
+    assert main(["rows", "pictures", "shapes"]) == 1 and reason in capsys.readouterr().err
+
+
+def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(
+    here: Path, nano: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["rows", "pictures", "all", "--held", "0"])
+    job = Job(None, 1, here / "scratch", logging.getLogger("test"))
+    items, pairs, _ = sets.read_train("own", "all", "original", 1000, 1, 10**6, "fail", job)
+    artifacts.write_table(items, "data/items.parquet", artifacts.ITEMS)
+    artifacts.write_table(pairs, "data/pairs.parquet", artifacts.PAIRS)
+    capsys.readouterr()
+    text = "<|image_1|>\nRepresent the given image.\n"
+    assert main(["search", str(nano), "data", "--query", text, "--image", "pictures/0007.png", "--top", "3"]) == 0
+    first = capsys.readouterr().out
+    head, *rows = first.splitlines()
+    assert head.split() == ["rank", "cosine", "candidate"] and len(rows) == 3
+    assert rows[0].split()[:2] == ["1", "1.0000"] and rows[0].endswith("images.zip/0007.png"), "a candidate is most similar to itself"
+    values = [float(row.split()[1]) for row in rows]
+    assert values == sorted(values, reverse=True) and values[2] < 1
+    kept = {path: path.stat().st_mtime_ns for path in Path("scratch/search").rglob("*") if path.is_file()}
+    assert kept and main(["search", str(nano), "data", "--query", text, "--image", "pictures/0007.png", "--top", "3"]) == 0
+    assert capsys.readouterr().out == first and kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert main(["search", str(nano), "data"]) == 1 and "nothing to search for" in capsys.readouterr().err

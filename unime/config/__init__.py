@@ -1,0 +1,125 @@
+"""The experiment's configuration: typed, explained, refused with a reason when wrong.
+
+config.yaml holds the values, the models below hold the types and the bounds.  Every message names the key, the value, the bound
+and, for a key that nobody knows, the nearest one that exists.  A room never sees the whole configuration: it gets a `view` of the
+sections that its door declares, which are also the parameters of its stage, so no room can depend on a value that its stage does
+not record.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from unime.config import sections
+from unime.config.sections import JUDGED, Pretrain, Suite, Variant, nearest
+
+__all__ = ["JUDGED", "Config", "ConfigError", "Pretrain", "Suite", "Variant", "View", "at", "load", "nearest", "parse"]
+
+
+class ConfigError(ValueError):
+    """The configuration asks for something that cannot be; the message names key, value, bound and remedy."""
+
+
+class Config(sections.Experiment):
+    """The whole configuration."""
+
+    def view(self, sections: tuple[str, ...]) -> View:
+        """The part of the configuration that a door declares, e.g. ("seed", "train.lora")."""
+        return View(self, sections)
+
+
+class View:
+    """Read-only window on some sections; anything else is an AttributeError, so a stage's parameters are complete."""
+
+    def __init__(self, config: Any, sections: tuple[str, ...]):
+        self._config, self._sections = config, sections
+
+    def __getattr__(self, name: str) -> Any:
+        sections = self.__dict__["_sections"]
+        if name in sections:
+            return at(self._config, name)
+        below = tuple(s[len(name) + 1 :] for s in sections if s.startswith(name + "."))
+        if below:
+            return View(at(self._config, name), below)
+        raise AttributeError(f"this room does not declare the section {name!r}; it declares {', '.join(sections)}")
+
+    def __getitem__(self, name: str) -> Any:
+        """As an attribute, for the names of a mapping."""
+        return getattr(self, name)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values by dotted section name, for digests and model cards."""
+        found: dict[str, Any] = {}
+        for section in self._sections:
+            found[section] = _plain(at(self._config, section))
+        return found
+
+
+def at(values: Any, dotted: str) -> Any:
+    """The value of a dotted key, through sections and mappings."""
+    for part in dotted.split("."):
+        values = values[part] if isinstance(values, Mapping) else getattr(values, part)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def load(path: str | Path = "config.yaml") -> Config:
+    """Read and check a configuration file.  Raises ConfigError with one line per problem."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run from the repository's root or name the file with --config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    return parse(raw, str(path))
+
+
+def parse(raw: Any, source: str = "config") -> Config:
+    """Check plain values against the models.  Raises ConfigError with one line per problem."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{source}: a mapping of sections is needed, found {type(raw).__name__}")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "config"
+    value, kind = problem.get("input"), problem["type"]
+    if kind == "extra_forbidden":
+        names = list(_model_at(problem["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1, cutoff=0.4)
+        hint = f"nearest: {near[0]!r}" if near else f"known: {', '.join(names)}"
+        return f"{key}: unknown key ({hint})"
+    if kind == "missing":
+        return f"{key}: missing; config.yaml in the repository shows every key"
+    if kind == "literal_error":
+        near = difflib.get_close_matches(str(value), problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "), n=1)
+        return f"{key}: {value!r} is not one of {problem['ctx']['expected']}" + (f"; nearest: {near[0]!r}" if near else "")
+    remedy = ""
+    if isinstance(value, str) and kind in ("float_type", "int_type"):
+        remedy = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write the number without quotes)"
+    shown = "" if kind == "value_error" else f"{value!r}: "
+    return f"{key}: {shown}{problem['msg'].removeprefix('Value error, ')}{remedy}"
+
+
+def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:
+    found: Any = Config
+    for part in loc:
+        inside = get_args(found)  # of a mapping: (name, value)
+        found = inside[-1] if inside else found.model_fields[part].annotation
+    return found

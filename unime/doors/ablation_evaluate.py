@@ -1,0 +1,53 @@
+"""Score one ablation's embedder on all tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.doors._models import MODEL
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    import polars as pl
+
+    from unime import artifacts
+    from unime.data.items import Items
+    from unime.evaluate import one
+
+    data, adapter, _ = inputs
+    found = []
+    for name in [*config.evaluate.tasks, *config.evaluate.crossmodal]:
+        items = Items.open(data / name, config.data.max_pixels)
+        if name in config.evaluate.crossmodal:
+            queries = artifacts.read_table(data / name / "queries.parquet", artifacts.CAPTION_QUERIES)
+            pool = artifacts.read_table(data / name / "pool.parquet", artifacts.POOL)
+            found.append(one.score_captions(queries, pool, items, adapter, config, job))
+        else:
+            task = artifacts.read_table(data / name / "queries.parquet", artifacts.TASKS)
+            found.append(one.score_task(task, items, adapter, config, job))
+    scores = pl.concat(found)
+    artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
+    mean = scores.filter(pl.col("metric") == "precision@1")["value"].mean()
+    return f"mean Precision@1 {100 * float(mean or 0):.1f}"  # type: ignore[arg-type]
+
+
+DOOR = Door(
+    sections=(
+        "models.base",
+        *MODEL,
+        "embed.batch_tokens",
+        "embed.shard",
+        "data.max_pixels",
+        "evaluate.tasks",
+        "evaluate.crossmodal",
+        "evaluate.image_size",
+        "evaluate.tie_rule",
+    ),
+    inputs=("results/data/eval", "results/ablations/train/{key}", "{models.base}"),
+    outputs=("results/ablations/evaluate/{key}",),
+    items="ablations.embedders",
+    run=run,
+)

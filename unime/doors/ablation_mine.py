@@ -1,0 +1,40 @@
+"""Sift the candidates of all training sets by another judge's scores, for an ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    from unime import artifacts
+    from unime.mine import mine
+
+    data, retrieved, judged = inputs
+    rule, false, candidates = config.mine, 0, 0
+    for name in config.data.train_sets:
+        mined, report = mine(
+            artifacts.read_table(data / name / "pairs.parquet", artifacts.PAIRS),
+            artifacts.read_table(retrieved / name / "hits.parquet", artifacts.HITS),
+            artifacts.read_table(judged / name / "judgements.parquet", artifacts.JUDGEMENTS),
+            beta=rule.beta,
+            negatives=rule.negatives,
+            interval=rule.interval,
+            order=rule.order,
+            seed=config.seed,
+        )
+        artifacts.write_table(mined, outputs[0] / name / "mined.parquet", artifacts.MINED)
+        false, candidates = false + report["false"], candidates + report["candidates"]
+    return f"{false:,} of {candidates:,} candidates dropped as false negatives"
+
+
+DOOR = Door(
+    sections=("seed", "mine.beta", "mine.negatives", "mine.interval", "mine.order", "data.train_sets"),
+    inputs=("results/data/train", "results/retrieve", "results/ablations/judge/{key}"),
+    outputs=("results/mine/{key}",),
+    items="ablations.judges",
+    run=run,
+)

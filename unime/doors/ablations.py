@@ -1,0 +1,45 @@
+"""Put the ablations beside the run they start from, and beside the paper's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door, StageError
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    import polars as pl
+
+    from unime import artifacts
+    from unime.config import Variant
+    from unime.report import ablations
+
+    main, others = inputs
+    if not config.ablations.embedders:
+        raise StageError("ablations.embedders is empty: there is nothing to compare")
+    tasks, captions, settings = config.evaluate.tasks, config.evaluate.crossmodal, config.ablations.embedders
+    scores = pl.concat([artifacts.read_table(main / name / "scores.parquet", artifacts.SCORES) for name in [*tasks, *captions]])
+    variants = {name: artifacts.read_table(others / name / "scores.parquet", artifacts.SCORES) for name in settings}
+    base = Variant(source=config.mine.source, negatives=config.train.unime_v2.negatives, tau=config.train.unime_v2.tau)
+    rows = ablations.build(scores, variants, settings, base, tasks, captions)
+    outputs[0].write_text(ablations.to_csv(rows), encoding="utf-8")
+    outputs[1].write_text(ablations.to_markdown(rows), encoding="utf-8")
+    return "\n".join([f"{len(variants)} settings changed", *ablations.to_text(rows)])
+
+
+DOOR = Door(
+    sections=(
+        "evaluate.tasks",
+        "evaluate.crossmodal",
+        "mine.source",
+        "train.unime_v2.negatives",
+        "train.unime_v2.tau",
+        "ablations.embedders",
+    ),
+    inputs=("results/evaluate", "results/ablations/evaluate"),
+    outputs=("results/ablations.csv", "results/ablations.md"),
+    sweep={"results/ablations/evaluate": "ablations.embedders"},
+    run=run,
+)

@@ -1,0 +1,32 @@
+"""Score one direction of a caption benchmark with every model, with and without the reranker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.config import View
+from unime.door import Door
+from unime.doors._evaluate import INPUTS, SECTIONS, adapters
+from unime.job import Job
+
+
+def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    import polars as pl
+
+    from unime import artifacts
+    from unime.data.items import Items
+    from unime.evaluate import crossmodal as room
+    from unime.evaluate.tasks import MODELS, column
+
+    queries = artifacts.read_table(inputs[0] / "queries.parquet", artifacts.CAPTION_QUERIES)
+    pool = artifacts.read_table(inputs[0] / "pool.parquet", artifacts.POOL)
+    items = Items.open(inputs[0], config.data.max_pixels)
+    scores, predictions = room.evaluate_captions(queries, pool, items, adapters(inputs), config, job)
+    artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
+    artifacts.write_table(predictions, outputs[0] / "predictions.parquet", artifacts.PREDICTIONS)
+    metric = column(queries["task"][0]).metric
+    first = scores.filter(pl.col("metric") == metric).iter_rows(named=True)
+    return f"{metric} " + ", ".join(f"{MODELS[row['model']]} {100 * row['value']:.1f}" for row in first)
+
+
+DOOR = Door(sections=SECTIONS, inputs=INPUTS, outputs=("results/evaluate/{item}",), items="evaluate.crossmodal", run=run)

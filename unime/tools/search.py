@@ -1,0 +1,99 @@
+"""Search a data set with a trained embedder: `python -m unime search MODEL DATA --query TEXT [--image FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unime import prompts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="folder of merged weights, e.g. results/export/unime_v2")
+    parser.add_argument("data", type=Path, help="folder of a data stage, e.g. results/data/train/<set>: its candidates are searched")
+    parser.add_argument("--query", default="", help="text of the query, with its instruction if the model was trained with one")
+    parser.add_argument("--image", type=Path, help="image of the query")
+    parser.add_argument("--top", type=int, default=5, help="how many candidates are shown (default: 5)")
+
+
+def run(given: argparse.Namespace, values: Any) -> str:
+    """The best candidates as a text table.  `values` is the configuration: `models`, `embed`, `evaluate.image_size`, `data.max_pixels`.
+
+    Vectors of the candidates stay in scratch/search and are used again for the same model and data.  Raises ValueError where there is
+    neither text nor image, or the folder has no candidates.
+    """
+    from unime.backbones import load
+    from unime.data import images
+    from unime.data.items import Content, Items
+    from unime.embed import embed
+    from unime.evaluate.metrics import similarities
+
+    if not given.query.strip() and given.image is None:
+        raise ValueError("nothing to search for: give --query TEXT, --image FILE, or both")
+    if given.top < 1:
+        raise ValueError(f"--top {given.top}: 1 or more candidates can be shown")
+    limit = values.data.max_pixels
+    items, wanted = Items.open(given.data, limit), candidates(given.data)
+    backbone = load(given.model, models=values.models, image_size=values.evaluate.image_size)
+    image = None if given.image is None else images.decode(given.image.read_bytes(), limit, str(given.image.parent), given.image.name)
+    asked = backbone.embed(backbone.collate([backbone.item_prompt(Content(given.query, image))])).detach().cpu().numpy()
+    ids, vectors = embed(
+        wanted,
+        items,
+        backbone,
+        batch_tokens=values.embed.batch_tokens,
+        shard=values.embed.shard,
+        scratch=Path("scratch/search") / key(given.model, wanted, values),
+        track=_bar,
+    )
+    scores = similarities(asked, vectors, np.arange(len(ids))[None, :])[0]
+    best = np.argsort(-scores, kind="stable")[: given.top]
+    return table([(float(scores[at]), items.text(ids[at]), "/".join(filter(None, items.image_place(ids[at])))) for at in best])
+
+
+def candidates(folder: Path) -> list[str]:
+    """Ids of a data folder's distinct candidates: of a training set, of a task, or of a caption benchmark."""
+    import polars as pl
+
+    from unime import artifacts
+
+    if (folder / "pairs.parquet").exists():
+        found = artifacts.read_table(folder / "pairs.parquet", artifacts.PAIRS)["positive"]
+    elif (folder / "pool.parquet").exists():
+        found = artifacts.read_table(folder / "pool.parquet", artifacts.POOL)["id"]
+    else:
+        found = artifacts.read_table(folder / "queries.parquet", artifacts.TASKS)["candidates"].explode()
+    if not len(found):
+        raise ValueError(f"{folder}: no candidates; name a folder below results/data/train or results/data/eval")
+    return found.unique().sort().cast(pl.String).to_list()
+
+
+def key(model: Path, wanted: list[str], values: Any) -> str:
+    """Names the vectors of these candidates by this model (its files' sizes and times) at this image size."""
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.iterdir()) if file.is_file()]
+    settings = values.models.dtype, values.models.device, values.evaluate.image_size, values.embed.shard, values.embed.batch_tokens
+    return hashlib.sha256(repr((str(model.resolve()), files, settings, wanted)).encode()).hexdigest()[:16]
+
+
+def table(rows: list[tuple[float, str, str]]) -> str:
+    """Rank, cosine, text (one line) and image of each candidate."""
+    lines = ["rank  cosine  candidate"]
+    for rank, (score, text, image) in enumerate(rows, start=1):
+        shown = " ".join(text.replace(prompts.IMAGE_MARK, "").split())
+        lines.append(f"{rank:>4}  {score:6.4f}  " + "  ".join(filter(None, (shown if len(shown) <= 100 else shown[:97] + "...", image))))
+    return "\n".join(lines)
+
+
+def _bar(iterable: Any, total: int | None = None, label: str = "") -> Any:
+    import sys
+
+    if not sys.stderr.isatty():
+        return iterable
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(iterable, label, total=total, console=Console(stderr=True), transient=True)

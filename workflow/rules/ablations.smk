@@ -1,0 +1,121 @@
+"""The paper's ablations: one setting of UniME-V2 changed at a time.  `snakemake results/ablations.csv`; nothing else asks for them."""
+
+
+rule ablation_judge:
+    input:
+        needs("ablation_judge@{judge}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient(lambda wildcards: model(CONFIG.ablations.judges[wildcards.judge].model)),
+    output:
+        directory("results/ablations/judge/{judge}"),
+        touch(done("ablation_judge@{judge}")),
+    log:
+        "logs/dvc/ablation_judge.{judge}.log",
+    benchmark:
+        "logs/benchmarks/ablation_judge.{judge}.tsv"
+    conda:
+        "../../envs/judge.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPU,
+    shell:
+        repro("ablation_judge@{wildcards.judge}", ABLATIONS)
+
+
+rule ablation_mine:
+    input:
+        needs("ablation_mine@{judge}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient("results/ablations/judge/{judge}"),
+    output:
+        directory("results/mine/{judge}"),
+        touch(done("ablation_mine@{judge}")),
+    log:
+        "logs/dvc/ablation_mine.{judge}.log",
+    benchmark:
+        "logs/benchmarks/ablation_mine.{judge}.tsv"
+    wildcard_constraints:
+        judge=one_of(CONFIG.ablations.judges),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("ablation_mine@{wildcards.judge}", ABLATIONS)
+
+
+rule ablation_train:
+    input:
+        needs("ablation_train@{variant}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(lambda wildcards: mined(CONFIG.ablations.embedders[wildcards.variant].source)),
+        ancient(model(CONFIG.models.base)),
+    output:
+        directory("results/ablations/train/{variant}"),
+        touch(done("ablation_train@{variant}")),
+    log:
+        "logs/dvc/ablation_train.{variant}.log",
+    benchmark:
+        "logs/benchmarks/ablation_train.{variant}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPU,
+    shell:
+        repro("ablation_train@{wildcards.variant}", ABLATIONS)
+
+
+rule ablation_evaluate:
+    input:
+        needs("ablation_evaluate@{variant}"),
+        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient("results/ablations/train/{variant}"),
+        ancient(model(CONFIG.models.base)),
+    output:
+        directory("results/ablations/evaluate/{variant}"),
+        touch(done("ablation_evaluate@{variant}")),
+    log:
+        "logs/dvc/ablation_evaluate.{variant}.log",
+    benchmark:
+        "logs/benchmarks/ablation_evaluate.{variant}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        gpu=GPU,
+    shell:
+        repro("ablation_evaluate@{wildcards.variant}", ABLATIONS)
+
+
+rule ablations:
+    input:
+        needs("ablations"),
+        ancient(expand("results/evaluate/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient(expand("results/ablations/evaluate/{variant}", variant=CONFIG.ablations.embedders)),
+    output:
+        "results/ablations.csv",
+        "results/ablations.md",
+        touch(done("ablations")),
+    log:
+        "logs/dvc/ablations.log",
+    benchmark:
+        "logs/benchmarks/ablations.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    shell:
+        repro("ablations", ABLATIONS)
