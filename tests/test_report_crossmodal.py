@@ -117,6 +117,18 @@ def test_the_page_has_the_section_with_every_column_and_the_same_bytes():
     assert html.render(tables.section(found), deeper=2) in text
 
 
+def test_the_page_says_what_the_caption_sets_held_and_what_was_left_out():
+    mmeb = [("NanoCrop", model, "precision@1", 0.5, 10, "content") for model in MODELS]
+    results = table.build(pl.DataFrame(mmeb, schema=SCORES, orient="row"), ["NanoCrop"])
+    lost = {"count": 1, "listed": [{"file": "Urban1k.zip", "row": 17, "reason": "it has no caption"}]}
+    blank = {"count": 2, "listed": [{"file": "Urban1k.zip", "row": 4, "reason": "caption 3 is blank"}] * 2}
+    one = {"name": "Urban1K_i2t", "rows": 1234, "queries": 1233, "candidates": 1233, "distinct": 1200, "duplicates": 33}
+    text = page.page(results, {}, "", [], [], columns=[one | {"left_out": lost, "captions_left_out": blank}])
+    row = text[text.index("Cross-modal columns") :]
+    figures = [f'<td class="right">{figure}</td>' for figure in ("1,234", "1,233", "1,200", "33", "3")]
+    assert all(figure in row for figure in figures) and "it has no caption" in row and row.count("caption 3 is blank") == 2
+
+
 def test_scores_that_cannot_be_compared_are_refused_with_column_and_model():
     given = scores(NANO)
     of_one = (pl.col("task") == "NanoCrepe_add") & (pl.col("model") == "in_batch")

@@ -4,7 +4,7 @@ import re
 
 SETS, TASKS, CROSSMODAL = CONFIG.data.train_sets, CONFIG.evaluate.tasks, CONFIG.evaluate.crossmodal
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
-ABLATIONS = "ablations/dvc.yaml"
+ABLATIONS, RECORD = "ablations/dvc.yaml", "source.json"
 
 
 def one_of(names):
@@ -13,24 +13,25 @@ def one_of(names):
 
 
 def raw(path):
-    """A folder of raw data, as the rule names it that makes it: a fetched one by its record, which alone Snakemake may remove."""
+    """A folder of raw data in the words of the rule that makes it; a fetched one by its record, which alone Snakemake may remove."""
     room, _, name = path.partition("/")
     fetched = {"train": CONFIG.fetch.train_sets, "eval": CONFIG.fetch.eval, "crossmodal": CONFIG.fetch.crossmodal}[room]
     if CONFIG.data.root == "data/nano":
         return "data/nano"
-    return f"{CONFIG.data.root}/{path}" + ("/source.json" if name in fetched or (room == "eval" and fetched) else "")
+    folder = f"{CONFIG.data.root}/{path}"
+    return f"{folder}/{RECORD}" if name in fetched or (room == "eval" and fetched) else folder
 
 
 def model(folder):
-    """A model's folder, as the rule names it that makes it."""
-    return f"{folder}/source.json" if folder in [f"models/{name}" for name in CONFIG.fetch.models] else folder
+    """A model's folder in the words of the rule that makes it."""
+    return f"{folder}/{RECORD}" if folder in [f"models/{name}" for name in CONFIG.fetch.models] else folder
 
 
 TRAIN = [raw(f"train/{name}") for name in SETS]
 
 
 def mined(source):
-    """The folders of mined negatives from a source (mine.source), as the rules name them that make them."""
+    """The folders of mined negatives from a source (mine.source), in the words of the rules that make them."""
     return expand("results/mine/judge/{set}", set=SETS) if source == "judge" else f"results/mine/{source}"
 
 

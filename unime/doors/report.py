@@ -30,17 +30,17 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         (drawings / f"{meta}.svg").write_text(svg, encoding="utf-8")
     text = (mining / "mining.md").read_text(encoding="utf-8")
     train = [artifacts.read_json(data_train / name / "report.json") for name in config.data.train_sets]
-    evaluation = [artifacts.read_json(data_eval / name / "report.json") for name in tasks]
+    evaluation, shown = ([artifacts.read_json(data_eval / name / "report.json") for name in names] for names in (tasks, columns))
     section = crossmodal.section(captions) if columns else ""
-    html.write_text(page.page(found, drawn, text, train, evaluation, crossmodal=section), encoding="utf-8")
+    html.write_text(page.page(found, drawn, text, train, evaluation, crossmodal=section, columns=shown), encoding="utf-8")
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
     captions_csv.write_text(crossmodal.to_csv(captions), encoding="utf-8")
     captions_markdown.write_text(crossmodal.to_markdown(captions), encoding="utf-8")
     more = crossmodal.to_metrics(captions)
     artifacts.write_json({model: means | more[model] for model, means in table.to_metrics(found).items()}, metrics)
-    shown = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
-    return "\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *shown])
+    lines = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
+    return "\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *lines])
 
 
 DOOR = Door(

@@ -84,7 +84,7 @@ def fetch(
     copies, '' or None where there is none.  Raises FetchError; then there is no `out`.
     """
     if copies and not Path(copies).is_dir():
-        raise FetchError(f"fetch.copies: {copies} is not a folder; correct it, or set it to '' to download")
+        raise FetchError(f"fetch.copies: {copies} is not a folder; correct it, or set it to null to download")
     own = Path(copies) if copies else None
     run = _Run(request.source, Path(out), Path(scratch), own, hosts or Hosts(), workers, track, log)
     if before is not None and before.exists():

@@ -23,22 +23,25 @@ def page(
     tasks: Sequence[Mapping[str, Any]],
     images: Mapping[str, str] | None = None,
     crossmodal: str = "",
+    columns: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The whole page.  `charts`: SVG by meta-task; `mining`: the mining report in markdown, `images` the SVG texts it names;
-    `train`, `tasks`: the report.json of every results/data/train/<set> and results/data/eval/<task>; `crossmodal`: the cross-modal
-    table's `section`, '' where no cross-modal column ran."""
+    `train`, `tasks`, `columns`: the report.json of every results/data/train/<set> and results/data/eval/<task>, MMEB's tasks and
+    cross-modal columns; `crossmodal`: the cross-modal table's `section`, '' where no such column ran."""
     sections = {
         "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),
         **({"Cross-modal": html.render(crossmodal, deeper=2)} if crossmodal else {}),
         "Mining": html.render(_without_title(mining), images, deeper=1),
-        "Data": html.render(data_markdown(train, tasks), deeper=2),
+        "Data": html.render(data_markdown(train, tasks, columns), deeper=2),
     }
     menu = "<nav>" + "".join(f'<a href="#{html.slug(name)}">{name}</a>' for name in sections) + "</nav>"
     body = "\n".join(f'<h2 id="{html.slug(name)}">{name}</h2>\n{text}' for name, text in sections.items())
     return html.page("UniME-V2 report", f"<h1>UniME-V2: embeddings from a judge's soft scores</h1>\n{menu}\n{body}")
 
 
-def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> str:
+def data_markdown(
+    train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """What the data stages read, kept and left out."""
     lines = ["# Training sets", ""]
     lines += _grid(
@@ -87,10 +90,29 @@ def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[st
         "",
         "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.",
         "",
-        "# Left out",
-        "",
     ]
-    return "\n".join(lines + _left_out([*train, *tasks]))
+    lines += _columns(columns) if columns else []
+    return "\n".join([*lines, "# Left out", "", *_left_out([*train, *tasks, *columns])])
+
+
+def _columns(columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["# Cross-modal columns", ""]
+    lines += _grid(
+        ["column", "rows", "queries", "candidates", "distinct", "repeats", "left out"],
+        [
+            [
+                one["name"],
+                one["rows"],
+                one["queries"],
+                one["candidates"],
+                one["distinct"],
+                one["duplicates"],
+                one["left_out"]["count"] + one["captions_left_out"]["count"],
+            ]
+            for one in columns
+        ],
+    )
+    return [*lines, "", "Candidates: what a column's queries share, or both captions of every pair. Left out: rows and single captions.", ""]
 
 
 def _by_meta(results: Table, charts: Mapping[str, str]) -> str:
@@ -109,7 +131,7 @@ def _left_out(reports: Sequence[Mapping[str, Any]]) -> list[str]:
     rows: list[list[Any]] = []
     more = []
     for one in reports:
-        for kind in ("left_out", "candidates_left_out"):
+        for kind in ("left_out", "candidates_left_out", "captions_left_out"):
             found = one.get(kind, {"count": 0, "listed": []})
             rows += [[one["name"], _cut(row["file"]), row["row"], _cut(row["reason"])] for row in found["listed"][:SHOWN]]
             if (hidden := found["count"] - len(found["listed"][:SHOWN])) > 0:
