@@ -1,8 +1,9 @@
 """What the two tools cost when nothing is to be done, and what a job costs beside its command: python benchmarks/planning.py [rounds]
 
-Two checkouts in a temporary folder: the default configuration, and MMEB's size (20 training sets, 36 tasks).  Every output is one small
-file, recorded with `dvc commit`: what is measured is the planning, not the hashing of large files, which DVC does once a file.  The
-job is the stage that copies the nano MLLM, run by workflow/repro.py against its bare command, a new parameter each time.
+Two checkouts in a temporary folder: the default configuration, and the preset qwen2vl-2b (20 training sets, 36 + 11 evaluations), both
+with the ablations' stages.  Every output is one small file, recorded with `dvc commit`: what is measured is the planning, not the
+hashing of large files, which DVC does once a file.  The job is the stage that copies the nano MLLM, run by workflow/repro.py against
+its bare command, a new parameter each time.
 """
 
 from __future__ import annotations
@@ -17,14 +18,9 @@ import time
 from pathlib import Path
 
 import yaml
+from dvc.repo import Repo
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout without installation
-
-from unime.evaluate import tasks  # noqa: E402
-
-TRAIN = """A-OKVQA CIRR ChartQA DocVQA HatefulMemes ImageNet_1K InfographicsVQA MSCOCO MSCOCO_i2t MSCOCO_t2i N24News NIGHTS OK-VQA
-SUN397 VOC2007 VisDial Visual7W VisualNews_i2t VisualNews_t2i WebQA""".split()
 ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])}
 
 
@@ -48,42 +44,33 @@ def checkout(folder: Path, large: bool) -> int:
         if name and (ROOT / name).exists() and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
-    values = yaml.safe_load((folder / "config.yaml").read_text())
     if large:
-        values["data"]["train_sets"] = TRAIN
-        values["evaluate"]["tasks"] = [name for name, task in tasks.TASKS.items() if task.suite == "mmeb"]
-        (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        shutil.copy(folder / "presets/qwen2vl-2b.yaml", folder / "config.yaml")
     sh("git init -q", folder)
-    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    count = 0
-    for stage in stages.values():
-        items = [None]
-        if "foreach" in stage:
-            first, second = stage["foreach"].strip("${}").split(".")
-            items = values[first][second]
-        row = stage.get("do", stage)
-        for item in items:
-            count += 1
-            for out in [*row["outs"], *row.get("metrics", [])]:
-                path = folder / out.replace("${item}", str(item))
-                if out == "models/nano-mllm":  # as its stage makes it: it runs below, and must change nothing
-                    shutil.copytree(ROOT / "assets/nano-mllm", path)
-                elif path.suffix:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(f"{path.name}\n")
-                else:
-                    path.mkdir(parents=True, exist_ok=True)
-                    (path / "content").write_text(f"{path}\n")
+    with Repo(folder) as repo:
+        stages = repo.index.stages
+        outs = [Path(out.fs_path) for stage in stages for out in stage.outs]
+    for out in outs:
+        if out == folder / "models/nano-mllm":  # as its stage makes it: it runs below, and must change nothing
+            shutil.copytree(ROOT / "assets/nano-mllm", out)
+        elif out.suffix:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(f"{out.name}\n")
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "source.json").write_text(f"{out.name}\n")
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    raw = folder / values["data"]["root"]
     for name in (*(f"train/{name}" for name in values["data"]["train_sets"]), "eval", "crossmodal"):
-        (folder / "data/nano" / name).mkdir(parents=True, exist_ok=True)
-        (folder / "data/nano" / name / "content").write_text(name)
+        (raw / name).mkdir(parents=True, exist_ok=True)
+        (raw / name / "source.json").write_text(name)
     sh("dvc commit -q -f", folder)
-    return count
+    return len(stages)
 
 
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        for name, large in (("default configuration", False), ("MMEB's size", True)):
+        for name, large in (("default configuration", False), ("preset qwen2vl-2b", True)):
             folder = Path(temporary) / name
             stages = checkout(folder, large)
             times: dict[str, list[float]] = {}
@@ -103,6 +90,7 @@ def main(rounds: int) -> None:
                 planned = timed("snakemake -n models/nano-mllm", folder)
                 once = timed("snakemake models/nano-mllm", folder)
                 times.setdefault("a job under snakemake, without its command and the plan", []).append(once - planned - bare)
+                sh("dvc commit -q -f settings", folder)  # it echoes every parameter
             lines = len((folder / "dvc.lock").read_text().splitlines())
             print(f"{name}: {stages} stages, {lines:,} lines of dvc.lock; seconds, median (min to max) of {rounds}")
             for what, found in times.items():
