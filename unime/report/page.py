@@ -39,9 +39,7 @@ def page(
     return html.page("UniME-V2 report", f"<h1>UniME-V2: embeddings from a judge's soft scores</h1>\n{menu}\n{body}")
 
 
-def data_markdown(
-    train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]] = ()
-) -> str:
+def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]] = ()) -> str:
     """What the data stages read, kept and left out."""
     lines = ["# Training sets", ""]
     lines += _grid(
@@ -112,7 +110,7 @@ def _columns(columns: Sequence[Mapping[str, Any]]) -> list[str]:
             for one in columns
         ],
     )
-    return [*lines, "", "Candidates: what a column's queries share, or both captions of every pair. Left out: rows and single captions.", ""]
+    return [*lines, "", "Candidates: what a column's queries share, or both captions of each pair. Left out: rows and single captions.", ""]
 
 
 def _by_meta(results: Table, charts: Mapping[str, str]) -> str:
