@@ -12,11 +12,13 @@ import sys
 sys.path.insert(0, workflow.basedir)  # this checkout's library, whichever is installed
 
 from unime.config import ConfigError, load
+from unime.report.table import check_compare
 
 if config:
     raise WorkflowError("--config and --configfile reach Snakemake only, DVC reads config.yaml: write the values there")
 try:
     CONFIG = load("config.yaml")
+    check_compare(CONFIG.evaluate.compare)
 except ConfigError as problem:
     raise WorkflowError(str(problem)) from None
 

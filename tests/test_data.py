@@ -116,6 +116,12 @@ def test_an_image_of_another_set_is_found_in_that_sets_archive(tmp_path: Path):
     assert items.filter(pl.col("member") != "")["archive"][0].endswith("S_i2t/images.zip")
 
 
+def test_an_image_of_a_set_that_is_not_there_is_missing_even_where_a_file_has_its_name(tmp_path: Path):
+    train_set(tmp_path, "A", [("q", "", MARK, "images/B/Train/0.png"), ("r", "", MARK, "images/A/Train/0.png")], {"Train/0.png": png(1)})
+    _, pairs, reports = train(tmp_path, ["A"])
+    assert pairs["row"].to_list() == [1] and "'images/B/Train/0.png' is not in" in reports[0]["left_out"]["listed"][0]["reason"]
+
+
 def test_tasks_keep_the_order_of_candidates_and_their_duplicates(tmp_path: Path):
     rows = [
         (MARK + "q0", "S/0.png", ["right", "wrong", "right", "other"], ["", "", "", ""]),

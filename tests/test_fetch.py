@@ -476,6 +476,11 @@ def test_a_numbered_file_is_wanted_with_its_siblings(hub: Hub, tmp_path: Path) -
     assert select.siblings("a/test-00000-of-00002.parquet") == ["a/test-00000-of-00002.parquet", "a/test-00001-of-00002.parquet"]
     assert select.siblings("m-00002-of-00002.safetensors") == ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]
     assert select.siblings("config.json") == []
+    part = sources.crossmodal("coco").parts[0]
+    hashed = [f"data/test-0000{number}-of-00002-{number}f8b2.parquet" for number in (0, 1)]
+    assert [one.file.path for one in select.choose(part, {path: select.File(path) for path in hashed})] == hashed
+    with pytest.raises(select.Absent, match="test-00001-of-00002.*beside data/test-00000-of-00002-0f8b2.parquet"):
+        select.choose(part, {hashed[0]: select.File(hashed[0])})
 
 
 def test_a_star_stays_within_one_name_and_means_no_pickle_and_no_code() -> None:
@@ -668,7 +673,7 @@ def test_what_is_published_nowhere_comes_from_own_copies_beside_the_download(
     name = "share-captioner_coco_lcs_sam_1246k_1107.json"
     hub.add("Lin-Chen/ShareGPT4V", {name: b"[{}]"})
     fetch(sources.crossmodal("sharegpt4v"), tmp_path / "without", hub)
-    assert set(under(tmp_path / "without")) == {name, "source.json"} and "<fetch.copies>/Lin-Chen/ShareGPT4V/images.zip" in caplog.text
+    assert set(under(tmp_path / "without")) == {name, "source.json"} and "<fetch.copies>/Lin-Chen/ShareGPT4V/*.zip" in caplog.text
     folder = lay(tmp_path / "copies/Lin-Chen/ShareGPT4V", {"images.zip": archive()})
     record = fetch(sources.crossmodal("sharegpt4v"), tmp_path / "with", hub, copies=tmp_path / "copies")
     assert set(under(tmp_path / "with")) == {name, "images.zip", "source.json"}

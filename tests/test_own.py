@@ -102,6 +102,18 @@ def test_images_may_lie_in_an_archive_or_a_folder(where: str, tmp_path: Path):
     assert list(train(tmp_path, "fail")[1].select("query", "positive").iter_rows()) == IDS
 
 
+def test_a_picture_of_the_same_name_in_another_folder_is_never_taken(tmp_path: Path):
+    rows = [{"query_text": f"q{k}", "positive_image": path} for k, path in enumerate(["shoes/1.png", "bags/1.png", "1.png"])]
+    folder = write(tmp_path, "train", rows)
+    (folder / "images.zip").unlink()
+    zipped(folder / "images.zip", {"1.png": png(1)})
+    (folder / "shoes").mkdir()
+    (folder / "shoes/1.png").write_bytes(png(2))
+    items, pairs, report = train(tmp_path)
+    assert pairs["positive"].to_list() == [id_of(prompts.IMAGE_MARK, 2), id_of(prompts.IMAGE_MARK, 1)]
+    assert [(one["row"], one["reason"][:31]) for one in report["left_out"]["listed"]] == [(2, "the positive image 'bags/1.png'")]
+
+
 def test_text_alone_needs_no_images(tmp_path: Path):
     folder = write(tmp_path, "train", [{"query_text": "q", "positive_text": "t"}])
     (folder / "images.zip").unlink()

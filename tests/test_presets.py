@@ -54,11 +54,12 @@ def test_a_preset_is_the_papers_run(path: Path) -> None:
     reranker = found.train.reranker
     assert (reranker.lora.rank, reranker.lora.alpha, reranker.lr, reranker.decay, reranker.batch) == (128, 256, 2e-5, "cosine", 64)
     assert reranker.warmup == round(0.03 * reranker.steps) and reranker.steps == 662_000 // 64
-    assert (found.seed, found.models.dtype, found.models.max_length, found.evaluate.rerank) == (42, "bfloat16", 4096, 10)
+    assert (found.seed, found.models.dtype, found.evaluate.rerank, found.evaluate.image_size) == (42, "bfloat16", 10, 1344)
+    assert found.models.max_length >= 4096 and found.models.max_length > (7371 if llava else 2304) + 1000  # an image and long text fit
     assert set(found.evaluate.compare.values()) <= set(PUBLISHED)
     tokens = (found.train.reranker.image_size // 28) ** 2 + 2  # of an image and its marks
-    assert (found.evaluate.rerank + 1) * (tokens + 100) < found.models.max_length, "a list of pictures fits"
-    assert (found.train.reranker.list_negatives + 2) * (tokens + 100) < found.models.max_length
+    assert (found.evaluate.rerank + 1) * (tokens + 400) < found.models.max_length, "a list of pictures fits"
+    assert (found.train.reranker.list_negatives + 2) * (tokens + 400) < found.models.max_length
     assert 2 * ((found.judge.image_size // 28) ** 2 + 100) < found.models.max_length
     local = [found.models.base, found.models.judge, found.models.reranker, found.embed.model, found.embed.adapter, *found.export.values()]
     local += [judge.model for judge in found.ablations.judges.values()]
@@ -74,7 +75,7 @@ def test_presets_differ_only_in_their_models_and_what_goes_with_them() -> None:
     values = [flat(yaml.safe_load(path.read_text())) for path in PRESETS]
     keys = {key for one in values for key in one}
     differ = {key for key in keys if len({repr(one.get(key)) for one in values}) > 1}
-    known = r"fetch\.models\..*|models\.base|export\.unime_v2|evaluate\.(compare.*|image_size)|train\.(image_size|\w+\.(lr|micro))"
+    known = r"fetch\.models\..*|models\.base|export\.unime_v2|evaluate\.compare.*|models\.max_length|train\.(image_size|\w+\.(lr|micro))"
     assert differ and not {key for key in differ if not re.fullmatch(known, key)}
 
 

@@ -89,25 +89,24 @@ class Archive:
         return self._inside.has(member)
 
     def find(self, row_path: str) -> str | None:
-        """The member that a row's path means, or None.
+        """The member that a row's path means, or None: the path itself, else `longer`, else `shorter`."""
+        path = whole(row_path)
+        return path if self.has(path) else self.longer(path) or self.shorter(path)
 
-        The path itself; else the path without some of its leading folders (an archive made inside one of them); else, in a zip or tar,
-        the only member that ends with the whole path (an archive made outside).  Never a mere equal file name in another folder.
-        """
-        parts = PurePosixPath(row_path.replace("\\", "/")).parts
-        for start in range(len(parts)):
-            member = "/".join(parts[start:])
-            if self.has(member):
-                return member
-        if not parts:
-            return None
+    def longer(self, path: str) -> str | None:
+        """The only member of a zip or tar that ends with the whole path (an archive made outside)."""
         if self._tails is None:
             tails: dict[str, list[str]] = {}
             for name in self._inside.names():
                 tails.setdefault(name.rsplit("/", 1)[-1], []).append(name)
             self._tails = tails
-        longer = [name for name in self._tails.get(parts[-1], ()) if name.endswith("/" + "/".join(parts))]
-        return longer[0] if len(longer) == 1 else None
+        found = [name for name in self._tails.get(path.rsplit("/", 1)[-1], ()) if name.endswith(f"/{path}")]
+        return found[0] if len(found) == 1 else None
+
+    def shorter(self, path: str) -> str | None:
+        """The path without as few of its leading folders as lead to a member (an archive made inside one of them)."""
+        parts = path.split("/")
+        return next((member for start in range(1, len(parts)) if self.has(member := "/".join(parts[start:]))), None)
 
     def read(self, member: str) -> bytes:
         """The member's bytes.  Raises BadImage where it is missing, no image file, damaged or unreasonably large."""
@@ -134,6 +133,11 @@ def archive(path: str) -> Archive:
                 _open.popitem(last=False)
         _open.move_to_end(path)
         return found
+
+
+def whole(row_path: str) -> str:
+    """A row's path as archives write it: slashes, no `./`."""
+    return PurePosixPath(row_path.replace("\\", "/")).as_posix()
 
 
 def beside(folder: Path) -> list[Path]:

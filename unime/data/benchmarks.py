@@ -194,8 +194,6 @@ def _crepe_file(file: Path) -> Iterator[tuple[str, str, str, str | None]]:
             if not isinstance(row.get(key), str) or not row[key].strip():
                 there = ", ".join(map(str, row)) or "nothing"
                 wrong = wrong or f"{key!r} is missing, empty or no string (it has {there})"
-        if wrong is None and row["caption"] == row["negative_caption"]:
-            wrong = "its two captions are equal"
         if wrong is not None:
             yield "", "", "", wrong
         else:

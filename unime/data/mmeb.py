@@ -9,7 +9,7 @@ first).  Images: `images.zip`, in the task's folder or above.  A plain tar or an
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -39,11 +39,18 @@ def shelf(root: str, name: str) -> Shelf:
     def places(other: str) -> list[Path]:
         return [place for place in archives.below(folder / other) if place.exists()]
 
-    def more(row_path: str) -> list[Path]:
-        parts = row_path.split("/")
-        return places(parts[1]) if len(parts) > 2 and parts[0] == "images" and parts[1] not in (name, "..") else []
+    def named(path: str) -> str | None:
+        parts = path.split("/")
+        return parts[1] if len(parts) > 2 and parts[0] == "images" and parts[1] != ".." else None
 
-    return Shelf(archives.below(folder / name), more)
+    def more(row_path: str) -> list[Path]:
+        other = named(archives.whole(row_path))
+        return places(other) if other not in (name, None) else []
+
+    def means(path: str, place: str, member: str) -> bool:
+        return named(path) in (None, *PurePosixPath(place).parts[-2:], *PurePosixPath(member).parts)
+
+    return Shelf(archives.below(folder / name), more, means)
 
 
 def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:

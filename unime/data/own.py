@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ SIDES = ("query_text", "query_image", "positive_text", "positive_image")
 _KEYS = (*SIDES, "candidates")
 _CANDIDATE = ("text", "image")
 _PARQUET = {**dict.fromkeys(SIDES, pl.String), "candidates": pl.List(pl.Struct(dict.fromkeys(_CANDIDATE, pl.String)))}
+_ROWS = 1 << 13  # read as Python objects at a time
 _HALF = re.compile("[\ud800-\udfff]")
 _JSON = {str: "a string", int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "an object", type(None): "null"}
 
@@ -45,28 +47,38 @@ def read_train(
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report); see `tables.pairs`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "train" / name
-    rows = [
+    rows = (
         {**place, "wrong": wrong, "query_text": row[0], "query_path": row[1], "positive_text": row[2], "positive_path": row[3]}
         for place, wrong, row, _ in _read(folder)
-    ]
-    frame = pl.DataFrame(rows, schema={key: kind for key, kind in tables.TRAIN.items() if key != "index"}).with_row_index("index")
+    )
+    frame = _frame(rows, tables.TRAIN)
     return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, max_pixels, bad_rows, job)
 
 
 def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "eval" / name
-    rows = []
-    for place, wrong, (query_text, query_path, *right), candidates in _read(folder):
-        texts, paths = zip(right, *candidates, strict=True)
-        row = {"query_text": query_text, "query_path": query_path, "texts": texts, "paths": paths, "open": not candidates}
-        rows.append({**place, "wrong": wrong, **row})
-    frame = pl.DataFrame(rows, schema={key: kind for key, kind in tables.EVAL.items() if key != "index"}).with_row_index("index")
-    return tables.tasks(frame, name, folder, _shelf(folder), max_pixels, bad_rows, job)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for place, wrong, (query_text, query_path, *right), candidates in _read(folder):
+            texts, paths = zip(right, *candidates, strict=True)
+            row = {"query_text": query_text, "query_path": query_path, "texts": texts, "paths": paths, "open": not candidates}
+            yield {**place, "wrong": wrong, **row}
+
+    return tables.tasks(_frame(rows(), tables.EVAL), name, folder, _shelf(folder), max_pixels, bad_rows, job)
+
+
+def _frame(rows: Iterator[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
+    """Rows as a table with their `index`, some at a time: as Python objects all of them would take ten times their size."""
+    kinds = {key: kind for key, kind in schema.items() if key != "index"}
+    parts = [pl.DataFrame(schema=kinds)]
+    while some := list(islice(rows, _ROWS)):
+        parts.append(pl.DataFrame(some, schema=kinds))
+    return pl.concat(parts, rechunk=True).with_row_index("index")
 
 
 def _shelf(folder: Path) -> Shelf:
-    return Shelf([*archives.beside(folder), folder])
+    return Shelf([*archives.beside(folder), folder], means=lambda path, place, member: path == f"images/{member}")
 
 
 Row = tuple[dict[str, Any], str | None, list[str], list[list[str]]]
@@ -85,12 +97,13 @@ def _read(folder: Path) -> Iterator[Row]:
             if reason is not None:
                 yield place, reason, [""] * 4, []
                 continue
-            query, positive = (_marked(value.get(f"{side}_text"), value.get(f"{side}_image")) for side in ("query", "positive"))
-            candidates = [_marked(one.get("text"), one.get("image")) for one in value.get("candidates") or ()]
+            query, positive = (marked(value.get(f"{side}_text"), value.get(f"{side}_image")) for side in ("query", "positive"))
+            candidates = [marked(one.get("text"), one.get("image")) for one in value.get("candidates") or ()]
             yield place, None, [*query, *positive], candidates
 
 
-def _marked(text: str | None, image: str | None) -> list[str]:
+def marked(text: str | None, image: str | None) -> list[str]:
+    """[text, image] as an item has them: '' for what is absent, the mark first where there is an image."""
     text, image = text or "", image or ""
     return [prompts.IMAGE_MARK + text if image and prompts.IMAGE_MARK not in text else text, image]
 

@@ -28,27 +28,34 @@ class DataError(ValueError):
 class Shelf:
     """The places where one data set's images may lie, best first; those that exist are opened when the first image is asked for.
 
-    `more(row_path)` names the places, all there, of a path that says itself where it lies; they come first, since an archive finds a path
-    without its leading folders too and could have a picture of the same name.
+    A path that a place has as it stands comes first, then one that a place has below further folders, then one that it has without some
+    of its leading folders.  `more(row_path)` names further places, all there, of a path that says itself where it lies: they come first.
+    `means(path, place, member)` says whether the path may mean that member, which lacks some of its folders: 0.png is in every archive.
     """
 
-    def __init__(self, places: Sequence[Path], more: Callable[[str], Sequence[Path]] = lambda row_path: ()):
+    def __init__(
+        self,
+        places: Sequence[Path],
+        more: Callable[[str], Sequence[Path]] = lambda row_path: (),
+        means: Callable[[str, str, str], bool] = lambda path, place, member: True,
+    ):
         self._places = [place.as_posix() for place in places]
-        self._more = more
+        self._more, self._means = more, means
         self._there: list[str] | None = None
 
     def find(self, row_path: str) -> tuple[str, str] | None:
         """(archive, member) of a row's image path, or None.  Raises DataError without any archive, ArchiveError for a torn one."""
         if self._there is None:
             self._there = [place for place in self._places if Path(place).exists()]
-        places = [*(place.as_posix() for place in self._more(row_path)), *self._there]
-        if not places:
+        names = [*(place.as_posix() for place in self._more(row_path)), *self._there]
+        if not names:
             raise DataError(f"no image archive: none of {', '.join(self._places)} exists; download it or correct data.root")
-        for place in places:
-            member = archives.archive(place).find(row_path)
-            if member is not None:
-                return place, member
-        return None
+        path = archives.whole(row_path)
+        places = [(name, archives.archive(name)) for name in names]
+        exact = ((name, path) for name, place in places if place.has(path))
+        longer = ((name, member) for name, place in places if (member := place.longer(path)))
+        shorter = ((name, member) for name, place in places if (member := place.shorter(path)) and self._means(path, name, member))
+        return next((found for way in (exact, longer, shorter) for found in way), None)
 
     @property
     def where(self) -> str:

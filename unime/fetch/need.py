@@ -19,8 +19,8 @@ class Want:
     `pattern` is a path in the repository in which `*` stands for anything within one name, never for a `/`; a file named
     ...-00000-of-00003... is wanted with its two siblings.  `to` is the place in the fetched folder: `{name}` is the file's own name,
     `{path}` its whole path.  `size` is what is known of all files together, in bytes, 0 where nothing is; `bounds` says in words what is
-    known then.  `sha` is a SHA-256 for a server that gives none.  An `own` file is published nowhere as one file: it is taken from own
-    copies, or left out.
+    known then.  `sha` is a SHA-256 for a server that gives none.  An `own` file is not in the repository: it is taken from own copies, or
+    left out.
     """
 
     pattern: str

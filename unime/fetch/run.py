@@ -136,7 +136,7 @@ def _part(part: Part, run: _Run) -> _Got:
     for want in part.wants:
         if want.own and not select.matching(want.pattern, [it.file.path for it in extra]):
             place = f"{part.repository}/{want.pattern}"
-            run.log.warning("%s is published nowhere as one file, and left out; own copies may hold it: <fetch.copies>/%s", place, place)
+            run.log.warning("%s is not in the repository, and left out; own copies may hold it: <fetch.copies>/%s", place, place)
     published = replace(part, wants=tuple(want for want in part.wants if not want.own))
     files = own_copies.chosen(published, there) if there else None
     if there and files is not None:

@@ -57,7 +57,7 @@ def choose(part: Part, files: Mapping[str, File]) -> list[Chosen]:
         if not found and not want.optional:
             absent.append(_absent(want, list(files)))
         for path in found:
-            absent += [f"{other} (beside {path})" for other in siblings(path) if other not in files]
+            absent += [f"{other} (beside {path})" for other in siblings(path) if not _is_there(other, files)]
             place = want.to.replace("{path}", path).replace("{name}", PurePosixPath(path).name)
             chosen.setdefault(path, Chosen(files[path], place))
     if absent:
@@ -75,6 +75,15 @@ def siblings(path: str) -> list[str]:
     if int(number) == (0 if first else int(count)):
         first = 1 - first
     return [f"{before}{index:05d}{of}{count}{after}" for index in range(first, first + int(count))]
+
+
+def _is_there(part: str, files: Mapping[str, File]) -> bool:
+    """Whether a numbered file is there; each may have a hash of its own behind its number."""
+    match = NUMBERED.fullmatch(part)
+    if part in files or match is None:
+        return part in files
+    start, suffix = part.removesuffix(match[5]), PurePosixPath(part).suffix
+    return any(file.startswith(start) and file.endswith(suffix) and PurePosixPath(file).suffix not in NEVER for file in files)
 
 
 def _absent(want: Want, paths: list[str]) -> str:

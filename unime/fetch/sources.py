@@ -103,7 +103,7 @@ SOURCES = {
         "cc-by-nc-4.0",
         1_490_000_000,
         "captions; the benchmark is the first 1,000 rows",
-        "its images (sam/images/sa_*.jpg) are from SA-1B, which Meta gives out on request: own copy, images.zip",
+        "its images (sam/images/sa_*.jpg) are from SA-1B, which Meta gives out on request: own copy, a zip",
     ),
     "sugar_crepe": Source(
         "RAIVNLab/sugar-crepe",
@@ -198,7 +198,7 @@ def crossmodal(benchmark: str, *, revision: str = "") -> Request:
         wants = [Want("Urban1k.zip", size=SOURCES[benchmark].size)]
     elif benchmark == "sharegpt4v":
         captions = Want("share-captioner_coco_lcs_sam_1246k_1107.json", size=SOURCES[benchmark].size)
-        wants = [captions, Want("images.zip", optional=True, own=True)]
+        wants = [captions, Want("*.zip", optional=True, own=True)]
     elif benchmark == "sugar_crepe":
         wants = [Want(f"data/{name}.json", size=200_000) for name in SUGAR_CREPE]
         images = SOURCES["coco_val2017"]

@@ -22,7 +22,7 @@ import polars as pl
 
 from unime.artifacts import ArtifactError
 from unime.config import ConfigError, nearest
-from unime.evaluate.tasks import MEANS, META, MODELS, is_mmeb, members, task
+from unime.evaluate.tasks import MEANS, META, MODELS, RERANKER, is_mmeb, members, task
 from unime.report.published import PUBLISHED
 
 METRIC = "precision@1"
@@ -75,6 +75,15 @@ class Table:
         return [meta for meta in META if members(meta, self.tasks)]
 
 
+def check_compare(compare: Mapping[str, str]) -> None:
+    """Raise ConfigError for an unknown model key or published row of `evaluate.compare`."""
+    for model, row in compare.items():
+        if model not in MODELS:
+            raise ConfigError(f"evaluate.compare: {model!r} is no model of the table{nearest(model, list(MODELS))}")
+        if row not in PUBLISHED:
+            raise ConfigError(f"evaluate.compare.{model}: {row!r} is no published row{nearest(row, list(PUBLISHED))}")
+
+
 def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | None = None) -> Table:
     """From SCORES rows of all tasks and the tasks to show, in the table's order.
 
@@ -83,11 +92,7 @@ def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | N
     ConfigError for an unknown model key or published row.
     """
     compare = dict(compare or {})
-    for model, row in compare.items():
-        if model not in MODELS:
-            raise ConfigError(f"evaluate.compare: {model!r} is no model of the table{nearest(model, list(MODELS))}")
-        if row not in PUBLISHED:
-            raise ConfigError(f"evaluate.compare.{model}: {row!r} is no published row{nearest(row, list(PUBLISHED))}")
+    check_compare(compare)
     value, n = figures(scores, dict.fromkeys(tasks, METRIC), "evaluate")
     comparable = [mean for mean in MEANS if is_mmeb(mean, tasks)]
     rows = []
@@ -184,7 +189,10 @@ def reproduction(table: Table) -> str:
     """One sentence on what the differences are; '' where there are none."""
     own = {row.model for row in table.rows if row.difference is not None}
     pairs = [f"{MODELS[model]} against the paper's {row}" for model, row in table.compare.items() if MODELS[model] in own]
-    return f"Difference: overall mean of this run minus the paper's, in points ({'; '.join(pairs)})." if pairs else ""
+    if not pairs:
+        return ""
+    shown = " The paper's reranker was shown five candidates." if MODELS[RERANKER] in own else ""
+    return f"Difference: overall mean of this run minus the paper's, in points ({'; '.join(pairs)}).{shown}"
 
 
 def queries(table: Table) -> str:

@@ -63,8 +63,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
 
 def pair(image: str, caption: str, direction: str) -> list[dict[str, str]]:
     """The rows of one image and its caption."""
-    there = {"query_text": FIND + caption + "\n", "positive_text": SHOW, "positive_image": image}
-    back = {"query_text": DESCRIBE, "query_image": image, "positive_text": caption + "\n"}
+    there = {"query_text": FIND + caption, "positive_text": SHOW, "positive_image": image}
+    back = {"query_text": DESCRIBE, "query_image": image, "positive_text": caption}
     return [row for name, row in (("t2i", there), ("i2t", back)) if direction in (name, "both")]
 
 

@@ -27,7 +27,7 @@ def run(given: argparse.Namespace, values: Any) -> str:
     neither text nor image, or the folder has no candidates.
     """
     from unime.backbones import load
-    from unime.data import images
+    from unime.data import images, own
     from unime.data.items import Content, Items
     from unime.embed import embed
     from unime.evaluate.metrics import similarities
@@ -40,7 +40,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
     items, wanted = Items.open(given.data, limit), candidates(given.data)
     backbone = load(given.model, models=values.models, image_size=values.evaluate.image_size)
     image = None if given.image is None else images.decode(given.image.read_bytes(), limit, str(given.image.parent), given.image.name)
-    asked = backbone.embed(backbone.collate([backbone.item_prompt(Content(given.query, image))])).detach().cpu().numpy()
+    text, _ = own.marked(given.query, given.image and given.image.name)
+    asked = backbone.embed(backbone.collate([backbone.item_prompt(Content(text, image))])).detach().cpu().numpy()
     ids, vectors = embed(
         wanted,
         items,
