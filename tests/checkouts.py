@@ -141,7 +141,7 @@ class Checkout:
         self.sh(f"git clone -q . '{folder}'")
         other = Checkout(folder)
         if pull:
-            other.sh("dvc pull -q")
+            other.sh("dvc pull -q dvc.yaml")
         return other
 
     def assert_clean(self) -> None:
