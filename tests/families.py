@@ -113,7 +113,7 @@ def _text(words: Qwen2Tokenizer, **more: object) -> dict[str, object]:
     ids = {"bos_token_id": words.convert_tokens_to_ids(PAD), "eos_token_id": words.convert_tokens_to_ids(END)}
     return {
         "vocab_size": -(-len(words) // 64) * 64,
-        "hidden_size": 64,
+        "hidden_size": 128,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -129,7 +129,7 @@ def _text(words: Qwen2Tokenizer, **more: object) -> dict[str, object]:
 
 
 def _qwen(words: Qwen2Tokenizer, kind: type, tied: bool, vision: dict[str, object]) -> object:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     return kind(
         text_config=_text(words, rope_parameters=rope, tie_word_embeddings=tied),
         vision_config=vision | {"depth": 3, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
@@ -141,10 +141,10 @@ def _qwen(words: Qwen2Tokenizer, kind: type, tied: bool, vision: dict[str, objec
 
 def _model(name: str, words: Qwen2Tokenizer) -> torch.nn.Module:
     if name == "qwen2_vl":  # as the model of 2 billion parameters: word embeddings tied
-        config = _qwen(words, Qwen2VLConfig, True, {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2})
+        config = _qwen(words, Qwen2VLConfig, True, {"embed_dim": 32, "hidden_size": 128, "mlp_ratio": 2})
         return Qwen2VLForConditionalGeneration(config)
     if name == "qwen2_5_vl":
-        vision = {"hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 48, "window_size": 56, "fullatt_block_indexes": [1]}
+        vision = {"hidden_size": 32, "out_hidden_size": 128, "intermediate_size": 48, "window_size": 56, "fullatt_block_indexes": [1]}
         return Qwen2_5_VLForConditionalGeneration(_qwen(words, Qwen2_5_VLConfig, False, vision))
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 14}
     if name == "llava_onevision":

@@ -20,13 +20,14 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "unime").rglob("*.py
 # In the order that data flows: a file imports only from rooms before its own, or from its own room without going in circles.
 HOUSE = (
     "config prompts artifacts closure job shards lanes fetch data nano backbones embed retrieve judge mine train evaluate report "
-    "door doors tools __main__"
+    "door doors plan tools __main__"
 ).split()
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 TABLES = (
     "suite fetch_train fetch_eval fetch_crossmodal fetch_scores fetch_model data_train data_eval data_crossmodal import_scores retrieve "
     "mine ablation_mine mining_report report ablations settings"
 ).split()
+BACKENDS = ("transformers", "vllm", "openai")
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "faiss": "faiss-cpu"}
 
 
@@ -107,14 +108,36 @@ print(len({wanted!r}))
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def run_by(stage: str, backend: str) -> list[Path]:
+    """The stage's code where this is the judge's backend: without what only the others' modules import."""
+    others = {f"unime.judge.{name}_backend" for name in BACKENDS if name != backend}
+    seen: set[str] = set()
+    waiting = ["unime.__main__", f"unime.doors.{stage}"]
+    while waiting:
+        if (module := waiting.pop()) not in seen | others:
+            seen.add(module)
+            waiting += closure.imports(module)
+    files = {closure.file_of(module) for module in seen}
+    assert files < set(code_of(stage))
+    return sorted(path for path in files if path)
+
+
 @pytest.mark.parametrize("stage", stages())
 def test_a_stage_needs_nothing_that_its_environment_lacks(stage: str) -> None:
     files = [yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "ablations/dvc.yaml")]
     dvc = (files[0] | files[1])[stage]
     environment = next(dep for dep in dvc.get("do", dvc)["deps"] if dep.startswith("envs/"))
-    pins = {pin.split("==")[0] for pin in yaml.safe_load((ROOT / environment).read_text())["dependencies"][-1]["pip"]}
-    needed = {DISTRIBUTIONS.get(name, name) for name in outside(code_of(stage))}
-    assert needed <= pins, f"{environment} lacks {sorted(needed - pins)}"
+    chosen = "${judge.backend}" in environment
+    assert chosen == ("unime/judge/vllm_backend.py" in map(str, code_of(stage)))
+    for backend in BACKENDS if chosen else [""]:
+        one = environment.replace("${judge.backend}", backend)
+        pins = {pin.split("==")[0] for pin in yaml.safe_load((ROOT / one).read_text())["dependencies"][-1]["pip"]}
+        needed = {DISTRIBUTIONS.get(name, name) for name in outside(run_by(stage, backend) if chosen else code_of(stage))}
+        assert needed <= pins, f"{one} lacks {sorted(needed - pins)}"
+
+
+def test_vllm_is_imported_in_one_file_alone() -> None:
+    assert [str(path) for path in MODULES if "vllm" in outside([path])] == ["unime/judge/vllm_backend.py"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)

@@ -14,6 +14,7 @@ from unime import artifacts, backbones, judge, prompts
 from unime.artifacts import ArtifactError
 from unime.data.items import Items
 from unime.judge import Question, shared_prefix, transformers_backend
+from unime.judge.tokens import Tokens
 
 SETS = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoEdit", "NanoPhrase"]  # text, image and both, on either side
 
@@ -131,11 +132,11 @@ def test_one_candidate_and_equal_candidates_are_fine(data, engine):
 
 def test_tokens_in_pieces_equal_the_tokens_of_the_whole_text(data, backbone):
     items, pairs = data
-    tokens = transformers_backend.Tokens(backbone)
+    tokens = Tokens(backbone)
     assert not tokens._whole
     for query, candidate in zip(pairs["query"], pairs["positive"].reverse(), strict=True):
         prompt = backbone.chat_prompt(prompts.judge_turn(items[query].parts, items[candidate].parts))
-        found, whole = tokens.encode(prompt), backbone.encode(prompt)
+        found, whole = backbone.encode(prompt, tokens.ids(prompt.text)), backbone.encode(prompt)
         assert np.array_equal(found.ids, whole.ids) and len(found.pictures) == len(whole.pictures)
     assert len(tokens._known) < 3 * len(pairs)
 
@@ -290,11 +291,11 @@ def test_tables_of_different_runs_and_unknown_backends_are_refused(data, config,
     pairs, hits = tables(data[1])
     with pytest.raises(ArtifactError, match=r"hits: pair [0-9a-f]{32} is not in pairs"):
         run(pairs.tail(3), hits, engine, tmp_path)
-    with pytest.raises(ValueError, match="judge.backend 'vlm' is not known; known: 'transformers'"):
-        judge.open_backend("vlm", nano, data[0], models=config.models, batch_tokens=1)
-    assert isinstance(
-        judge.open_backend("transformers", nano, data[0], models=config.models, batch_tokens=1), transformers_backend.TransformersJudge
-    )
+    settings, log = config.judge, job(tmp_path).log
+    with pytest.raises(ValueError, match="judge.backend 'vlm' is not known; known: 'transformers', 'vllm', 'openai'"):
+        judge.open_backend(settings.model_copy(update={"backend": "vlm"}), nano, data[0], models=config.models, log=log)
+    opened = judge.open_backend(settings, nano, data[0], models=config.models, log=log)
+    assert isinstance(opened, transformers_backend.TransformersJudge) and opened.batch_tokens == settings.transformers.batch_tokens
 
 
 def test_a_prompt_that_is_too_long_names_its_query(data, nano: Path, config):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unime.evaluate import tasks
-from unime.evaluate.metrics import TIE_RULES, Pool, order, ranks, recall_at, similarities
+from unime.evaluate.metrics import TIE_RULES, Pool, order, ranks, recall_at, search, similarities
 
 
 def plain_rank(scores: list[float], ids: list[str], right: int, rule: str, names: dict[str, str]) -> int:
@@ -170,3 +170,29 @@ def test_published_means_are_comparable_only_with_exactly_mmebs_own_tasks():
     grounding = ["MSCOCO", "RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing"]
     assert [m for m in tasks.MEANS if tasks.is_mmeb(m, grounding)] == ["grounding"]
     assert not tasks.is_mmeb("grounding", [*grounding, "NanoCrop"])
+
+
+@pytest.mark.parametrize("rule", TIE_RULES)
+@pytest.mark.parametrize("distinct", [3, 40, 10**6])
+@pytest.mark.parametrize("shape", ["few", "shared", "own"])
+def test_a_search_is_the_ranks_and_the_first_of_the_order_of_exact_scores(rule: str, distinct: int, shape: str):
+    """Few distinct vectors: most scores are ties.  40: candidates that differ by less than float32 can tell."""
+    rng = np.random.default_rng(distinct)
+    pool_size, width = {"few": (30, 12), "shared": (300, 300), "own": (4000, 60)}[shape]
+    base = rng.standard_normal((min(distinct, pool_size), 48))
+    rows = base[rng.integers(0, len(base), pool_size)] if distinct < pool_size else base
+    rows = rows + (3e-8 * rng.standard_normal(rows.shape) if distinct == 40 else 0)
+    candidates, queries = (unit(table).astype(np.float32) for table in (rows, rng.standard_normal((200, 48))))
+    lists = [[f"id{k:05d}" for k in rng.integers(0, pool_size, rng.integers(1, width + 1))] for _ in queries]
+    names = {f"id{k:05d}": f"name{k % 7}" for k in range(pool_size)}
+    pool = Pool.of(lists, [int(rng.integers(len(row))) for row in lists], names if rule == "name" else None)
+    candidates = candidates[[int(name[2:]) for name in pool.ids]]
+    scores = similarities(queries, candidates, pool.columns)
+    for keep in (1, 5, 10**4):
+        found, first = search(queries, candidates, pool, rule, keep)
+        assert np.array_equal(found, ranks(scores, pool, rule)) and np.array_equal(first, order(scores, pool, rule)[:, :keep])
+    assert len(np.unique(found)) > 2
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

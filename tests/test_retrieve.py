@@ -11,6 +11,7 @@ import pytest
 
 from unime import artifacts, retrieve
 from unime.artifacts import ArtifactError
+from unime.retrieve import search
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -54,7 +55,9 @@ def random_case(seed: int, queries: int, candidates: int, width: int, ties: bool
 @pytest.mark.parametrize("delta", [None, 0.2, -0.1, -1.0])
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_equal_to_a_plain_sort(ties: bool, delta: float | None, k: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(retrieve, "_BLOCK", 9)  # several blocks
+    monkeypatch.setattr(retrieve, "_BLOCK", 9)  # several blocks of queries, of candidates, of products
+    monkeypatch.setattr(search, "_BYTES", 16 * 4 * 11)
+    monkeypatch.setattr(search, "_CELLS", 60)
     for seed in range(2):
         pairs, ids, vectors = random_case(seed, 40, 60, 16, ties)
         hits, pools = retrieve.retrieve(pairs, ids, vectors, k=k, delta=delta)
@@ -122,3 +125,40 @@ def test_no_torch_is_loaded():
     """faiss and torch bring an OpenMP runtime each; both in one process can crash or hang it."""
     code = "import sys, unime.retrieve, unime.mine, unime.report.mining; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("delta", [None, 0.3])
+def test_an_index_that_looks_everywhere_finds_what_the_exact_search_finds(kind: str, delta: float | None):
+    pairs, ids, vectors = random_case(3, 40, 300, 16, False)  # no ties: whole clouds of equal vectors keep HNSW from walking on
+    exact, pools = retrieve.retrieve(pairs, ids, vectors, k=10, delta=delta)
+    found, counted = retrieve.retrieve(pairs, ids, vectors, k=10, delta=delta, index=kind, effort=10**4)
+    assert found.join(exact, on=["pair", "candidate", "similarity"], how="semi").height >= 0.98 * len(exact) and len(exact) > 300
+    assert len(found) <= len(exact) and counted["pool"].equals(pools["pool"])
+    again, _ = retrieve.retrieve(pairs, ids, vectors, k=10, delta=delta, index=kind, effort=10**4, threads=2)
+    assert again.equals(found)
+
+
+def test_what_an_index_misses_is_measured():
+    pairs, ids, vectors = random_case(4, 60, 2000, 16, False)
+    shares = []
+    for effort in (1, 4, 10**4):
+        hits, _ = retrieve.retrieve(pairs, ids, vectors, k=10, delta=None, index="ivf", effort=effort)
+        exact, _ = retrieve.retrieve(pairs, ids, vectors, k=10, delta=None)
+        share = retrieve.recall(pairs, hits, ids, vectors, k=10, delta=None, sample=10**6)
+        for name, value in share.items():
+            of = exact.filter(pl.col("pair").str.starts_with(f"{name}-"))
+            both = of.join(hits, on=["pair", "candidate"], how="semi")
+            assert value == pytest.approx(len(both) / len(of))
+        shares.append(share)
+    for name in shares[0]:
+        values = [share[name] for share in shares]
+        assert values == sorted(values) and values[0] < 0.9 and values[-1] == 1.0
+    few = retrieve.recall(pairs, hits, ids, vectors, k=10, delta=None, sample=5)
+    assert set(few) == set(shares[0])
+
+
+def test_an_unknown_index_is_named():
+    pairs, ids, vectors = random_case(5, 5, 9, 8, False)
+    with pytest.raises(ValueError, match="retrieve.index 'flat' is not known; known: exact, ivf, hnsw"):
+        retrieve.retrieve(pairs, ids, vectors, k=1, delta=None, index="flat")

@@ -192,8 +192,8 @@ def test_an_edited_module_is_its_room_and_those_below(checkout: Checkout) -> Non
 
 
 def test_a_comment_reruns_its_room_and_stops_there(checkout: Checkout) -> None:
-    text = (checkout.root / "unime/retrieve.py").read_text()
-    (checkout.root / "unime/retrieve.py").write_text(text + "\n# a comment\n")
+    text = (checkout.root / "unime/retrieve/__init__.py").read_text()
+    (checkout.root / "unime/retrieve/__init__.py").write_text(text + "\n# a comment\n")
     assert checkout.plan() == checkout.plan_dvc() == {f"retrieve@{SET}", f"judge@{SET}", f"mine@{SET}", *BELOW_MINE}
     checkout.sh("snakemake")
     assert checkout.computed() == {f"retrieve@{SET}"}

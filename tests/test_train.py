@@ -183,6 +183,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(folder, nano, tmp_path):
         next(p for p in model.parameters() if p.grad is not None).grad.fill_(float("nan"))
         return loss, items
 
+    poisoned.ahead = accumulate.ahead
     with pytest.raises(ValueError, match="step 0: loss .* gradient norm nan; lower lr"):
         fit(accumulate.backbone, view.train.unime_v2, 24, 1, job, accumulate.accelerator, poisoned)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,6 +11,7 @@ import torch
 from training import accumulator, table_of, view_of, write_data
 
 from unime import backbones, prompts
+from unime.data.archives import BadImage
 from unime.data.items import Items
 from unime.train import reranker
 from unime.train.data import Shown, groups
@@ -52,6 +55,46 @@ def test_shown_items_are_kept_up_to_their_limit(folder, nano):
     assert shown.used <= 6000 and len(calls) >= 10
     assert torch.equal(shown.content("q01").image.features, first)
     assert shown.content("c01").image is None
+
+
+def test_images_of_a_coming_step_are_decoded_ahead_and_are_the_same(folder, nano, monkeypatch):
+    from unime.train import data
+
+    monkeypatch.setattr(data, "WAITING", 3)
+    items = Items.open(folder, 10**6)
+    backbone = backbones.load(nano, models=view_of("unime_v2", folder, nano).models)
+    decoded, here = [], threading.get_ident()
+    monkeypatch.setattr(Items, "__getitem__", _noted(Items.__getitem__, decoded))
+    plain, shown = Shown(backbone, items), Shown(backbone, items, limit=1)
+    ids = [id for id in items.ids if items.has_image(id)][:8]
+    wanted = [plain.content(id).image.features for id in ids]
+    assert {thread for _, thread in decoded} == {here} and len(ids) == 8
+    decoded.clear()
+    shown.ahead([*ids, *(id for id in items.ids if not items.has_image(id))])
+    for id, features in zip(ids, wanted, strict=True):
+        assert len(shown._begun) <= 3 and torch.equal(shown.content(id).image.features, features)
+    assert sorted(id for id, _ in decoded) == sorted(ids) and here not in {thread for _, thread in decoded}
+    assert not shown._begun and not shown._coming
+
+
+def test_an_image_that_cannot_be_read_ahead_is_an_error_where_it_is_asked_for(folder, nano, monkeypatch):
+    shown = Shown(backbones.load(nano, models=view_of("unime_v2", folder, nano).models), items := Items.open(folder, 10**6))
+    bad, good = [id for id in items.ids if items.has_image(id)][:2]
+    monkeypatch.setattr(
+        items, "_members", [("gone.png" if id == bad else member) for id, member in zip(items.ids, items._members, strict=True)]
+    )
+    shown.ahead([bad, good])
+    assert shown.content(good).image.features is not None
+    with pytest.raises(BadImage, match="gone.png"):
+        shown.content(bad)
+
+
+def _noted(read, decoded: list):
+    def noted(self, id: str):
+        decoded.append((id, threading.get_ident()))
+        return read(self, id)
+
+    return noted
 
 
 def test_too_long_items_are_named(folder, nano):

@@ -133,8 +133,8 @@ def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:
     found = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for rule in re.split(r"^ *rule ", file.read_text(), flags=re.M)[1:]:
-            conda = re.search(r'conda:\s+"../../(envs/\w+\.yaml)"', rule)
-            found[rule.partition(":")[0]] = conda[1] if conda else None
+            conda = re.search(r'conda:\s+f?"../../(envs/[^"]+\.yaml)"', rule)
+            found[rule.partition(":")[0]] = conda[1].replace("{CONFIG.", "${") if conda else None
             assert all(f"    {part}:" in rule for part in ("input", "output", "log", "benchmark", "threads", "resources", "shell")), rule
     assert found == {stage: next(dep for dep in row["deps"] if dep.startswith("envs/")) for stage, row in TABLE.items()}
 
@@ -145,9 +145,11 @@ def test_environments_pin_what_the_project_pins() -> None:
     wanted, used = pins(project["dependencies"]), set()
     for file in sorted((ROOT / "envs").glob("*.yaml")):
         found = pins(yaml.safe_load(file.read_text())["dependencies"][-1]["pip"])
+        used |= set(found) - {"vllm"}
+        if file.stem == "judge-vllm":  # cannot be installed beside the rest: what vLLM needs takes no newer numpy
+            assert (found.pop("vllm"), found.pop("numpy")) == ("0.32.0", "2.3.5")
         assert found == {name: wanted[name] for name in found}, file
-        used |= set(found)
-    assert used == set(wanted) - {"dvc", "dvc-data", "dvc-objects", "networkx", "psutil", "ruamel.yaml.clib", "snakemake"}
+    assert used == set(wanted) - {"dvc", "dvc-data", "dvc-objects", "networkx", "ruamel.yaml.clib", "snakemake"}
 
 
 def test_the_snakefile_is_a_table_of_contents() -> None:

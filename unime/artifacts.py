@@ -179,15 +179,32 @@ def write_vectors(folder: str | Path, ids: list[str], vectors: np.ndarray) -> No
 
 
 def read_vectors(folder: str | Path) -> tuple[list[str], np.ndarray]:
-    """The ids (N) and the vectors (N, D) of a folder.  Raises ArtifactError where they do not fit together."""
-    from safetensors.numpy import load_file
+    """The ids (N) and the vectors (N, D) of a folder; the vectors stay on disk until they are looked at, and cannot be written to.
 
+    Raises ArtifactError where they do not fit together.
+    """
     folder = Path(folder)
     ids = read_table(folder / "ids.parquet", {"id": pl.String})["id"].to_list()
-    vectors = _reading(folder / "vectors.safetensors", load_file)["vectors"]
+    vectors = _reading(folder / "vectors.safetensors", _mapped)
     if len(ids) != len(vectors):
         raise ArtifactError(f"{folder}: {len(ids)} ids for {len(vectors)} vectors; delete the folder and run the stage again")
     return ids, vectors
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The tensor "vectors" of a safetensors file: eight bytes of length, a JSON header of that length, the numbers."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:  # checks the header and the file's size
+            file.get_slice("vectors")
+    except SafetensorError as error:
+        raise ValueError(error) from error
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))["vectors"]
+    kind = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+    return np.memmap(path, kind, mode="r", offset=8 + size + entry["data_offsets"][0], shape=tuple(entry["shape"]))
 
 
 def _reading(path: Path, read: Callable[[Path], Any]) -> Any:

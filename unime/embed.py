@@ -21,9 +21,17 @@ from unime.data.items import Items
 
 
 def embed(
-    ids: Iterable[str], items: Items, backbone: Backbone, *, batch_tokens: int, shard: int, scratch: Path, track: Any
+    ids: Iterable[str],
+    items: Items,
+    backbone: Backbone,
+    *,
+    batch_tokens: int,
+    shard: int,
+    scratch: Path,
+    track: Any,
+    dtype: str = "float32",
 ) -> tuple[list[str], np.ndarray]:
-    """The distinct ids, sorted (N), and their vectors (N, D) float32, rows of length 1 (paper, section 3.1).
+    """The distinct ids, sorted (N), and their vectors (N, D) of `dtype` (float32 or float16), rows of length 1 (paper, section 3.1).
 
     Finished shards are kept in `scratch`; `track(iterable, total, label)` shows progress.  Raises ValueError naming an item whose
     prompt is too long or whose vector is not finite.
@@ -33,7 +41,7 @@ def embed(
         shards.cut(distinct, shard),
         scratch,
         "embed",
-        make=lambda some: (list(some), _vectors(list(some), items, backbone, batch_tokens)),
+        make=lambda some: (list(some), _vectors(list(some), items, backbone, batch_tokens).astype(dtype)),
         write=_write,
         read=artifacts.read_vectors,
         track=track,

@@ -22,12 +22,21 @@ FAMILIES: dict[str, type[Backbone]] = {
 __all__ = ["FAMILIES", "Backbone", "Encoded", "ModelError", "Picture", "Prompt", "load"]
 
 
-def load(folder: str | Path, *, models: Any, image_size: int = 0, adapter: str | Path | None = None, train: bool = False) -> Backbone:
+def load(
+    folder: str | Path,
+    *,
+    models: Any,
+    image_size: int = 0,
+    adapter: str | Path | None = None,
+    train: bool = False,
+    weights: bool = True,
+) -> Backbone:
     """Open a model folder, with an adapter's weights merged into it, or left apart and trainable where `train`.
 
     `models` is the config's section of that name (dtype, device, max_length).  Images are squashed to a square of `image_size` pixels a
     side before the processor; 0 leaves them as they are.  `adapter` is a peft adapter for this folder, or a folder of merged weights,
-    which is then opened in place of `folder`.  Raises ModelError where a folder lacks a file, a file is damaged, the adapter does not
+    which is then opened in place of `folder`.  Without `weights` there are prompts, tokens and lengths, and nothing is computed: for an
+    engine that has the weights itself.  Raises ModelError where a folder lacks a file, a file is damaged, the adapter does not
     fit, or no family knows the model.
     """
     folder, adapter = Path(folder), Path(adapter) if adapter is not None else None
@@ -36,4 +45,4 @@ def load(folder: str | Path, *, models: Any, image_size: int = 0, adapter: str |
     kind = read_config(folder).get("model_type")
     if kind not in FAMILIES:
         raise ModelError(f"{folder}: config.json has model_type {kind!r}; known: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[kind].open(folder, adapter=adapter, models=models, image_size=image_size, train=train)
+    return FAMILIES[kind].open(folder, adapter=adapter, models=models, image_size=image_size, train=train, weights=weights)

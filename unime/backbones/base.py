@@ -12,7 +12,6 @@ final norm).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from unime import prompts
 from unime.backbones import lora as adapters
 from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_model
 from unime.backbones.inputs import Encoded, Picture, Prompt, part
+from unime.backbones.weights import hollow, loaded
+from unime.data.images import squashed
 
 IGNORED = -100
 
@@ -56,7 +57,7 @@ class Backbone:
         self._check()
 
     @classmethod
-    def open(cls, folder: Path, *, adapter: Path | None, models: Any, image_size: int, train: bool) -> Backbone:
+    def open(cls, folder: Path, *, adapter: Path | None, models: Any, image_size: int, train: bool, weights: bool = True) -> Backbone:
         """Load weights (dtype and device of the config), tokenizer and image processor; see `unime.backbones.load`."""
         check_model(folder)
         if adapter is not None:
@@ -64,16 +65,8 @@ class Backbone:
         transformers_logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         tokenizer.chat_template = chat_template(folder)
-        device = _device(models.device)
-        try:
-            model, report = cls.MODEL.from_pretrained(
-                folder, dtype=getattr(torch, models.dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-        except RuntimeError as error:
-            raise ModelError(f"{folder}: the weights do not fit config.json ({error}); {REMEDY}") from error
-        if absent := sorted(report["missing_keys"]):
-            raise ModelError(f"{folder}: the weights lack {len(absent)} tensors, {absent[0]} first; {REMEDY}")
-        model.requires_grad_(False).to(device).eval()
+        model = loaded(cls.MODEL, folder, models) if weights else hollow(cls.MODEL, folder)
+        model.requires_grad_(False).eval()
         backbone = cls(folder, model, tokenizer, cls.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True), models, image_size)
         if adapter is not None:
             backbone.model = adapters.attach(model, adapter, folder, train)
@@ -118,9 +111,9 @@ class Backbone:
             raise ValueError(f"{word!r} is {len(ids)} tokens in {self.folder}, one is needed; use a model whose tokenizer has it as one")
         return ids[0]
 
-    def length(self, prompt: Prompt) -> int:
-        """Tokens of a prompt after its placeholders are repeated; no pixel is computed."""
-        ids = self.tokenizer.encode(prompt.text, add_special_tokens=False)
+    def length(self, prompt: Prompt, ids: np.ndarray | None = None) -> int:
+        """Tokens of a prompt after its placeholders are repeated; no pixel is computed.  `ids` as for `encode`."""
+        ids = self.tokenizer.encode(prompt.text, add_special_tokens=False) if ids is None else ids
         return len(ids) + sum(self._image_tokens(image) - 1 for image in prompt.images)
 
     # Batches
@@ -132,17 +125,21 @@ class Backbone:
         """
         if ids is None:
             ids = np.asarray(self.tokenizer.encode(prompt.text, add_special_tokens=False), dtype=np.int64)
-        pictures = tuple(image if isinstance(image, Picture) else self._picture(self._squashed(image)) for image in prompt.images)
+        pictures = tuple(image if isinstance(image, Picture) else self.look(image) for image in prompt.images)
         if pictures:
             counts = np.ones(len(ids), dtype=np.int64)
             counts[ids == self.image_token] = [picture.tokens for picture in pictures]
             ids = np.repeat(ids, counts)
-        if len(ids) > self.models.max_length:
+        self.check_length(len(ids), prompt)
+        return Encoded(ids, pictures)
+
+    def check_length(self, tokens: int, prompt: Prompt) -> None:
+        """Raise ValueError where a prompt of so many tokens is over models.max_length."""
+        if tokens > self.models.max_length:
             raise ValueError(
-                f"a prompt of {len(ids)} tokens is over models.max_length ({self.models.max_length}); raise it, or shrink images with "
+                f"a prompt of {tokens} tokens is over models.max_length ({self.models.max_length}); raise it, or shrink images with "
                 f"image_size ({self.image_size} now): {prompt.text[:80]!r}"
             )
-        return Encoded(ids, pictures)
 
     def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[str] | None = None, side: str = "left") -> dict[str, Tensor]:
         """A padded batch on the model's device.
@@ -223,13 +220,17 @@ class Backbone:
         mask = batch["attention_mask"]
         return (mask.cumsum(1) - 1) * mask
 
+    def look(self, image: Image.Image) -> Picture:
+        """The image as pixels in the model's form: the part of `see` that needs no model, for threads that work ahead of it."""
+        return self._picture(squashed(image, self.image_size))
+
     @torch.no_grad()
-    def see(self, image: Image.Image) -> Picture:
-        """The image after the vision tower, on the CPU, to stand in for the image in any number of prompts.
+    def see(self, image: Image.Image | Picture) -> Picture:
+        """The image (or what `look` made of it) after the vision tower, on the CPU, to stand in for it in any number of prompts.
 
         Each image passes the tower alone, so its features depend on it only: a cache of them changes no result.
         """
-        picture = self._picture(self._squashed(image))
+        picture = image if isinstance(image, Picture) else self.look(image)
         batch = self._shapes([picture], torch.ones(1, picture.tokens, dtype=torch.bool)) | {"pixel_values": picture.pixels}
         features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()})
         return picture._replace(pixels=None, features=features.cpu())
@@ -255,10 +256,6 @@ class Backbone:
             return image.tokens
         width, height = (self.image_size, self.image_size) if self.image_size else image.size
         return self._tokens(height, width)
-
-    def _squashed(self, image: Image.Image) -> Image.Image:
-        image = image.convert("RGB")
-        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC) if self.image_size else image
 
     def _last(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.hidden(batch)
@@ -303,11 +300,3 @@ class Backbone:
     def add_lora(self, lora: Any, seed: int) -> None:
         """Put trainable LoRA (or DoRA) layers of config section `lora` into the language model, drawn from `seed`."""
         self.model = adapters.add(self.model, self.lora_targets(), lora, seed, self.device)
-
-
-def _device(asked: str) -> torch.device:
-    """This process's GPU (one process a GPU, as accelerate's launcher numbers them), or the CPU.  Raises ModelError for an absent GPU."""
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise ModelError("models.device is 'cuda' but torch sees no GPU; use 'auto' or 'cpu'")
-    return torch.device("cpu") if asked == "cpu" or not there else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

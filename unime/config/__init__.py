@@ -9,6 +9,7 @@ not record.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -30,8 +31,9 @@ class Config(sections.Experiment):
     """The whole configuration."""
 
     def view(self, sections: tuple[str, ...]) -> View:
-        """The part of the configuration that a door declares, e.g. ("seed", "train.lora")."""
-        return View(self, sections)
+        """The part of the configuration that a door declares, e.g. ("seed", "train.lora"); which section `judge.{judge.backend}` is, the
+        value of judge.backend says."""
+        return View(self, tuple(re.sub(r"\{([\w.]+)\}", lambda found: str(at(self, found[1])), section) for section in sections))
 
 
 class View:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+from unime.config.judges import Judge, Mode
+from unime.config.types import Count, Positive, Rate, Section, Side
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # of a folder and of a stage; a dot would split it as a key
 Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
-Side = Annotated[int, Field(ge=0, description="pixels; images are squashed to this side first; 0 leaves them as they are")]
 
 
 JUDGED = "judge"
@@ -23,10 +22,6 @@ Source = Literal["MMEB-train", "MMEB-eval", "Flickr30K", "COCO", "Urban1K", "Sha
 
 
 NANO = "data/nano"
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class Suite(Section):
@@ -108,6 +103,7 @@ class Embed(Section):
     image_size: Side
     batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
     shard: Positive = Field(description="items of a shard; a killed run loses one shard at most")
+    dtype: Literal["float32", "float16"] = Field(description="of the stored vectors; float16: half the disk, similarities off by 0.0005")
 
 
 class Retrieve(Section):
@@ -115,16 +111,9 @@ class Retrieve(Section):
     delta: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         description="candidates with similarity >= delta are left out; null: off (the paper gives no value)"
     )
-
-
-class Judge(Section):
-    backend: Literal["transformers"] = Field(description="engine that reads the pairs")
-    mode: Literal["exact", "published"] = Field(
-        description="exact: float32 raw logits; published: bfloat16 logits after a repetition penalty of 1.05, as in the published scores"
-    )
-    image_size: Side
-    batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
-    shard: Positive = Field(description="pairs of a shard; a killed run loses one shard at most")
+    index: Literal["exact", "ivf", "hnsw"] = Field(description="how candidates are searched; what the last two miss is measured")
+    effort: Positive = Field(description="of ivf: lists that are searched; of hnsw: width of its walk")
+    sample: Positive = Field(description="pairs a set whose recall is measured, where index is not exact")
 
 
 class Mine(Section):
@@ -201,7 +190,7 @@ class Evaluate(Section):
 
 class AblationJudge(Section):
     model: str = Field(description="folder of the MLLM that judges")
-    mode: Literal["exact", "published"] = Field(description="as judge.mode")
+    mode: Mode = Field(description="as judge.mode")
 
 
 class Variant(Section):

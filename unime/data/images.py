@@ -40,6 +40,12 @@ def decode(data: bytes, max_pixels: int, file: str, member: str) -> Image.Image:
         return image.convert("RGB")
 
 
+def squashed(image: Image.Image, side: int) -> Image.Image:
+    """The image in RGB, `side` pixels wide and high whatever its shape was; 0 leaves its size as it is."""
+    image = image.convert("RGB")
+    return image.resize((side, side), Image.Resampling.BICUBIC) if side else image
+
+
 def header(data: bytes, max_pixels: int, file: str, member: str) -> Image.Image:
     """The image with its header read and no pixel decoded: `.size` is known.  Raises BadImage."""
     if not data:

@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 MODEL = ("models.dtype", "models.device", "models.max_length")
+JUDGE = ("judge.backend", "judge.image_size", "judge.shard", "judge.{judge.backend}")  # of the backends' settings only the chosen one's

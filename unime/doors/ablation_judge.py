@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unime.config import View
+from unime.config import ConfigError, View
 from unime.door import Door
-from unime.doors._models import MODEL
+from unime.doors._models import JUDGE, MODEL
 from unime.job import Job
 
 
@@ -16,17 +16,21 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.judge import judge, open_backend
 
     data, retrieved, model = inputs
-    settings, count = config.judge, 0
-    for name in config.data.train_sets:
-        items = Items.open(data / name, config.data.max_pixels)
-        backend = open_backend(
-            settings.backend, model, items, models=config.models, image_size=settings.image_size, batch_tokens=settings.batch_tokens
+    settings, mode, count = config.judge, config.ablations.judges[job.item].mode, 0
+    if settings.backend == "openai":
+        raise ConfigError(
+            f"ablations.judges.{job.item}: judge.backend 'openai' asks for one model, judge.openai.model; set the backend to "
+            "'transformers' or 'vllm' for the judges of ablations"
         )
+    sets = config.data.train_sets
+    items = Items.of_sets(data, sets, config.data.max_pixels)  # together: the model is opened once
+    backend = open_backend(settings, model, items, models=config.models, log=job.log)
+    for name in sets:
         judged = judge(
             artifacts.read_table(data / name / "pairs.parquet", artifacts.PAIRS),
             artifacts.read_table(retrieved / name / "hits.parquet", artifacts.HITS),
             backend,
-            mode=config.ablations.judges[job.item].mode,
+            mode=mode,
             shard=settings.shard,
             scratch=job.scratch / name,
             track=job.track,
@@ -37,7 +41,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=(*MODEL, "judge", "data.train_sets", "data.max_pixels", "ablations.judges.{key}"),
+    sections=(*MODEL, *JUDGE, "data.train_sets", "data.max_pixels", "ablations.judges.{key}"),
     inputs=("results/data/train", "results/retrieve", "{item.model}"),
     outputs=("results/ablations/judge/{key}",),
     items="ablations.judges",

@@ -18,6 +18,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     items = Items.open(inputs[0], config.data.max_pixels)
     backbone = load(inputs[1], adapter=inputs[2], models=config.models, image_size=config.embed.image_size)
+    job.log.info("%d items to embed", len(items))
     ids, vectors = embed(
         items.ids,
         items,
@@ -26,6 +27,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         shard=config.embed.shard,
         scratch=job.scratch,
         track=job.track,
+        dtype=config.embed.dtype,
     )
     outputs[0].mkdir()
     artifacts.write_vectors(outputs[0], ids, vectors)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._models import MODEL
+from unime.doors._models import JUDGE, MODEL
 from unime.job import Job
 
 
@@ -19,9 +19,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)
     items = Items.open(inputs[0], config.data.max_pixels)
     settings = config.judge
-    backend = open_backend(
-        settings.backend, inputs[2], items, models=config.models, image_size=settings.image_size, batch_tokens=settings.batch_tokens
-    )
+    backend = open_backend(settings, inputs[2], items, models=config.models, log=job.log)
+    job.log.info("%d pairs to judge, %d judgements", len(pairs), len(pairs) + len(hits))
     judged = judge(pairs, hits, backend, mode=settings.mode, shard=settings.shard, scratch=job.scratch, track=job.track)
     artifacts.write_table(judged, outputs[0] / "judgements.parquet", artifacts.JUDGEMENTS)
     positive = judged["positive"]
@@ -31,7 +30,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("models.judge", *MODEL, "judge", "data.max_pixels"),
+    sections=("models.judge", *MODEL, *JUDGE, "judge.mode", "data.max_pixels"),
     inputs=("results/data/train/{item}", "results/retrieve/{item}", "{models.judge}"),
     outputs=("results/judge/{item}",),
     items="data.train_sets",

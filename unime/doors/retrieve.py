@@ -11,15 +11,23 @@ from unime.job import Job
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
-    from unime.retrieve import retrieve
+    from unime.retrieve import recall, retrieve
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
     ids, vectors = artifacts.read_vectors(inputs[1])
     settings = config.retrieve
-    hits, pools = retrieve(pairs, ids, vectors, k=settings.k, delta=settings.delta, threads=job.threads, track=job.track)
+    ways = {"k": settings.k, "delta": settings.delta}
+    hits, pools = retrieve(pairs, ids, vectors, **ways, index=settings.index, effort=settings.effort, threads=job.threads, track=job.track)
+    report = {"pairs": len(pairs), "candidates": pairs["positive"].n_unique(), "index": settings.index, "hits": len(hits)}
+    said = f"{len(hits):,} candidates of {len(pairs):,} pairs"
+    if settings.index != "exact":
+        shares = recall(pairs, hits, ids, vectors, **ways, sample=settings.sample)
+        report |= {"effort": settings.effort, "sample": min(settings.sample, len(pairs)), "recall": shares}
+        said += "; recall " + ", ".join(f"{share:.4f}" for share in shares.values())
     artifacts.write_table(hits, outputs[0] / "hits.parquet", artifacts.HITS)
     artifacts.write_table(pools, outputs[0] / "pools.parquet", artifacts.POOLS)
-    return f"{len(hits):,} candidates of {len(pairs):,} pairs"
+    artifacts.write_json(report, outputs[0] / "report.json")
+    return said
 
 
 DOOR = Door(

@@ -21,6 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 TIE_RULES = ("content", "first", "name")
+SLACK = 1e-5
+"""Twice the most that float32 products of unit vectors are off by, and more."""
+
+_FEW = 0.25  # share of scores from which on computing all of them again is cheaper than some
+_PAIRS = 1 << 12  # scores computed one by one at a time
 _BLOCK = 1 << 25  # float64 values of one block: 256 MiB
 _SHARED = 32  # one product costs about a thirtieth of a gather for each pair (memory traffic), so it wins up to this many times the pairs
 
@@ -124,15 +129,81 @@ def ranks(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
 def order(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
     """(Q, C) int64: list positions, best first, equals as the tie rule says; -1 after the last distinct candidate of a row."""
     present = _checked(scores, pool, rule)
-    among = {"content": pool.wanted, "name": ~pool.wanted, "first": np.zeros_like(pool.wanted)}[rule]
-    last = np.broadcast_to(np.arange(scores.shape[1]), scores.shape) if rule == "first" else pool.columns
-    found = np.lexsort((last, among, -scores, ~present), axis=1)
+    among, place = _equals(pool, rule)
+    found = np.lexsort((place, among, -scores, ~present), axis=1)
     return np.where(np.take_along_axis(present, found, axis=1), found, -1)
+
+
+def search(queries: np.ndarray, candidates: np.ndarray, pool: Pool, rule: str, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `ranks` (Q,) and the first `keep` columns of `order` (Q, keep) give for `similarities` of these vectors, for the price of a
+    float32 product: only scores that decide something are summed in float64.
+
+    1. All scores in float32, which are off by less than half of SLACK.
+    2. As `similarities` sums them: those within SLACK of the best wanted one, where there are several, and those among the best `keep`
+       that have another one within SLACK.  Where they are many (all candidates alike), all scores.
+    3. No other one can change a rank or a place.
+    """
+    keep = min(keep, pool.columns.shape[1])
+    scores, present = _rough(queries, candidates, pool.columns), pool.columns >= 0
+    last = np.partition(scores, scores.shape[1] - keep, axis=1)[:, scores.shape[1] - keep, None]
+    top = present & (scores >= last - SLACK)
+    row, column = top.nonzero()
+    by_row = np.lexsort((-scores[top], row))
+    row, column = row[by_row], column[by_row]
+    unclear = _unclear(row, scores[row, column])
+    best = np.where(pool.wanted, scores, -np.inf).max(axis=1)[:, None]
+    near = (scores >= best - SLACK) & (scores <= best + SLACK) & present
+    near &= near.sum(axis=1, keepdims=True) > 1
+    near[row[unclear], column[unclear]] = True
+    if near.sum() > _FEW * present.sum():
+        scores = similarities(queries, candidates, pool.columns)
+    else:
+        again = near.nonzero()
+        for start in range(0, len(again[0]), _PAIRS):
+            some = again[0][start : start + _PAIRS], again[1][start : start + _PAIRS]
+            left, right = (table.astype(np.float64) for table in (queries[some[0]], candidates[pool.columns[some]]))
+            scores[some] = np.einsum("nd,nd->n", left, right)
+    found = ranks(scores, pool, rule)
+    among, place = _equals(pool, rule)
+    by_row = np.lexsort((place[row, column], among[row, column], -scores[row, column], row))
+    row, column = row[by_row], column[by_row]
+    at = np.arange(len(row)) - np.searchsorted(row, row)  # place in its own row's list
+    first = np.full((len(scores), keep), -1, dtype=np.int64)
+    first[row[at < keep], at[at < keep]] = column[at < keep]
+    return found, first
+
+
+def _unclear(row: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """(n,) bool, of scores in the order of their row and falling in it: those within SLACK of the one before or behind."""
+    close = (row[1:] == row[:-1]) & (score[:-1] - score[1:] <= SLACK)
+    return np.concatenate([[False], close]) | np.concatenate([close, [False]])
 
 
 def recall_at(found: np.ndarray, k: int) -> float:
     """Share of queries with fewer than k candidates before the right one; k = 1 is Precision@1.  `found` is `ranks`'."""
     return float((found < k).mean())
+
+
+def _equals(pool: Pool, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, C) each: what puts equal scores in order, and what does where that is equal too."""
+    among = {"content": pool.wanted, "name": ~pool.wanted, "first": np.zeros_like(pool.wanted)}[rule]
+    return among, np.broadcast_to(np.arange(pool.columns.shape[1]), pool.columns.shape) if rule == "first" else pool.columns
+
+
+def _rough(queries: np.ndarray, candidates: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """As `similarities`, in float32."""
+    queries, candidates = queries.astype(np.float32, copy=False), candidates.astype(np.float32, copy=False)
+    shared = len(candidates) <= _SHARED * columns.shape[1]
+    step = max(1, 2 * _BLOCK // max(1, len(candidates) if shared else columns.shape[1] * candidates.shape[1]))
+    found = np.empty(columns.shape, dtype=np.float32)
+    for k in range(0, len(queries), step):
+        rows = slice(k, k + step)
+        if shared:
+            found[rows] = np.take_along_axis(queries[rows] @ candidates.T, columns[rows], axis=1)
+        else:
+            found[rows] = (candidates[columns[rows]] @ queries[rows, :, None])[:, :, 0]
+    found[columns < 0] = -np.inf
+    return found
 
 
 def _checked(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:

@@ -49,12 +49,13 @@ def pool(task: pl.DataFrame, items: Items, tie_rule: str) -> Pool:
         raise artifacts.ArtifactError(f"{_name(task)}: {error}") from error
 
 
-def by_similarity(task: pl.DataFrame, found: Pool, ids: Sequence[str], vectors: np.ndarray, tie_rule: str) -> Ranking:
-    """Cosine between unit `vectors` (N, D) of `ids` (N)."""
+def by_similarity(task: pl.DataFrame, found: Pool, ids: Sequence[str], vectors: np.ndarray, tie_rule: str, keep: int = TOP) -> Ranking:
+    """Cosine between unit `vectors` (N, D) of `ids` (N); each list holds the best `keep`."""
     at = {name: row for row, name in enumerate(ids)}
     queries = vectors[[at[i] for i in task["query"]]]
     candidates = vectors[[at[i] for i in found.ids]]
-    return by_score(found, metrics.similarities(queries, candidates, found.columns), tie_rule)
+    ranks, first = metrics.search(queries, candidates, found, tie_rule, keep)
+    return Ranking(found.listed(first), ranks, np.zeros(len(ranks), dtype=bool))
 
 
 def by_score(found: Pool, scores: np.ndarray, tie_rule: str) -> Ranking:

@@ -41,7 +41,7 @@ def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | Non
 
     def ranked(model: str) -> Tables:
         ids, vectors = models.embed(model, rank.distinct(task))
-        return rank.tables(task, model, rank.by_similarity(task, candidates, ids, vectors, rule), rule, keep)
+        return rank.tables(task, model, rank.by_similarity(task, candidates, ids, vectors, rule, keep), rule, keep)
 
     def reordered(before: list[list[str]]) -> Tables:
         ranking = models.rerank(task["query"].to_list(), candidates, before, rule)

@@ -1,12 +1,14 @@
 """An MLLM as judge: for each pair and each of its candidates, does the candidate meet the query's requirements?  (paper, section 3.2)
 
-A backend reads questions and gives the logits of Yes and No at the first token of the answer; scores, shards and the table are the
-same for all backends and are here.  The pair's own positive is judged too.
+A backend reads questions and gives the logits of Yes and No at the first token of the answer (log-probabilities where its server tells
+no more: their difference, and so the exact score, is the same); scores, shards and the table are the same for all backends and are
+here.  The pair's own positive is judged too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,17 +31,36 @@ class Question(NamedTuple):
 
 class Backend(Protocol):
     def answers(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """Per question (candidates, 2) float32: the raw logits of Yes and of No."""
+        """Per question (candidates, 2) float32: the raw logits of Yes and of No, both less the same number where only that is known."""
 
 
-def open_backend(name: str, folder: str | Path, items: Items, *, models: Any, batch_tokens: int, image_size: int = 0) -> Backend:
-    """The judge of this name on a model folder; `models` is the config's section of that name, `image_size` as for `backbones.load`."""
-    if name != "transformers":
-        raise ValueError(f"judge.backend {name!r} is not known; known: 'transformers'")
-    from unime.backbones import load
-    from unime.judge.transformers_backend import TransformersJudge
+def open_backend(settings: Any, folder: str | Path, items: Items, *, models: Any, log: logging.Logger) -> Backend:
+    """The judge of `settings.backend` on a model folder.
 
-    return TransformersJudge(load(folder, models=models, image_size=image_size), items, batch_tokens)
+    `settings` is the config's section `judge` and `models` the one of that name.  Only the chosen backend's module is imported: each has
+    an environment of its own (envs/judge-*.yaml).  Raises ValueError for an unknown backend, ModelError for a damaged folder.
+    """
+    if settings.backend == "transformers":
+        from unime.judge.transformers_backend import open_judge
+    elif settings.backend == "vllm":
+        from unime.judge.vllm_backend import open_judge
+    elif settings.backend == "openai":
+        from unime.judge.openai_backend import open_judge
+    else:
+        raise ValueError(f"judge.backend {settings.backend!r} is not known; known: 'transformers', 'vllm', 'openai'")
+    return open_judge(folder, items, settings, models=models, log=log)
+
+
+def blocks(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+    """Consecutive questions with `size` candidates or a little more together."""
+    block: list[Question] = []
+    for question in questions:
+        block.append(question)
+        if sum(len(one.candidates) for one in block) >= size:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def judge(
@@ -98,16 +119,21 @@ def _penalised(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values.astype(np.float64) / PENALTY, values.astype(np.float64) * PENALTY)
 
 
+def questions(rows: Iterable[tuple[str, Iterable[str]]]) -> list[Question]:
+    """What is asked of a shard's pairs, as (query, all of its candidates): each query once, with the candidates of all its pairs."""
+    wanted: dict[str, dict[str, None]] = {}
+    for query, candidates in rows:
+        wanted.setdefault(query, {}).update(dict.fromkeys(candidates))
+    return [Question(query, tuple(candidates)) for query, candidates in wanted.items()]
+
+
 def _judge(table: pl.DataFrame, backend: Backend, mode: str) -> pl.DataFrame:
     """JUDGEMENTS of some pairs (pair, query, positive, hits; null hits: none)."""
     rows = [(pair, query, positive, found or []) for pair, query, positive, found in table.iter_rows()]
-    wanted: dict[str, dict[str, None]] = {}
-    for _, query, positive, candidates in rows:
-        wanted.setdefault(query, {}).update(dict.fromkeys((positive, *candidates)))
-    questions = [Question(query, tuple(candidates)) for query, candidates in wanted.items()]
+    asking = questions((query, (positive, *candidates)) for _, query, positive, candidates in rows)
     logits = {
         (question.query, candidate): pair
-        for question, answer in zip(questions, backend.answers(questions), strict=True)
+        for question, answer in zip(asking, backend.answers(asking), strict=True)
         for candidate, pair in zip(question.candidates, answer, strict=True)
     }
     asked = [(pair, query, one, one == positive) for pair, query, positive, candidates in rows for one in (positive, *candidates)]

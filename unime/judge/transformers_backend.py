@@ -6,23 +6,31 @@ from a bounded store), one forward pass with shared beginnings (`shared_prefix`)
 
 from __future__ import annotations
 
-import re
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from unime import prompts, shards
-from unime.backbones import Backbone, Encoded, Prompt
+from unime.backbones import Backbone, Encoded, load
 from unime.backbones.base import Picture
 from unime.data.items import Items
 from unime.embed import Lanes
-from unime.judge import Question, shared_prefix
+from unime.judge import Question, blocks, shared_prefix
+from unime.judge.tokens import Tokens
 
 BLOCK = 64  # candidates that are worth a forward pass: questions with fewer are put together
 STORED = 1 << 17  # visual tokens of pictures kept at hand
+
+
+def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> TransformersJudge:
+    """See `unime.judge.open_backend`."""
+    return TransformersJudge(load(folder, models=models, image_size=settings.image_size), items, settings.transformers.batch_tokens)
 
 
 class TransformersJudge:
@@ -47,7 +55,7 @@ class TransformersJudge:
                         found.append(self._logits(shared_prefix.last_hidden(packed, self.backbone)))
                 return np.split(np.concatenate(found), np.cumsum([len(group) for group in groups])[:-1])
 
-            return [answer for block in shards.spread(blocks(questions), work, lanes.count) for answer in block]
+            return [answer for block in shards.spread(blocks(questions, BLOCK), work, lanes.count) for answer in block]
 
     def plain(self, question: Question) -> np.ndarray:
         """As `answers`, one sequence at a time and nothing shared: what `answers` must equal."""
@@ -62,9 +70,9 @@ class TransformersJudge:
     def sequences(self, question: Question) -> list[Encoded]:
         """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown."""
         query = self._parts(question.query)
-        turns = [prompts.judge_turn(query, self._parts(candidate)) for candidate in question.candidates]
+        asked = [self.backbone.chat_prompt(prompts.judge_turn(query, self._parts(candidate))) for candidate in question.candidates]
         try:
-            return [self.tokens.encode(self.backbone.chat_prompt(turn)) for turn in turns]
+            return [self.backbone.encode(prompt, self.tokens.ids(prompt.text)) for prompt in asked]
         except ValueError as error:
             raise ValueError(f"query {question.query} with a candidate: {error}") from error
 
@@ -74,18 +82,6 @@ class TransformersJudge:
     def _logits(self, hidden: torch.Tensor) -> np.ndarray:
         """(N, D) -> (N, 2) float32, computed as the backbone's `answer_logits` does."""
         return (hidden.float() @ self.backbone.head.weight[self.words].float().T).cpu().numpy()
-
-
-def blocks(questions: Sequence[Question]) -> Iterator[list[Question]]:
-    """Consecutive questions with BLOCK candidates or a little more together."""
-    block: list[Question] = []
-    for question in questions:
-        block.append(question)
-        if sum(len(one.candidates) for one in block) >= BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 def passes(groups: Sequence[list[Encoded]], image_token: int, budget: int) -> Iterator[list[list[Encoded]]]:
@@ -134,32 +130,3 @@ class Pictures:
                 while self._tokens > STORED and len(self._kept) > 1:
                     self._tokens -= len(self._kept.popitem(last=False)[1].features)
             return self._kept[place]
-
-
-class Tokens:
-    """The backbone's `encode` for prompts that consist of a few texts in ever new combinations.
-
-    A tokenizer cuts a text at its special tokens before anything else, so the pieces between them are tokenized one by one, and each
-    distinct piece once.  Where a special token would also take the blanks around it, texts are tokenized whole.
-    """
-
-    def __init__(self, backbone: Backbone):
-        self.backbone = backbone
-        added = backbone.tokenizer.added_tokens_decoder.values()
-        clean = [token.content for token in added if not (token.lstrip or token.rstrip or token.single_word or token.normalized)]
-        self._cut = re.compile("(" + "|".join(re.escape(word) for word in sorted(clean, key=len, reverse=True)) + ")")
-        self._whole = len(clean) < len(added)
-        self._known: dict[str, np.ndarray] = {}
-
-    def encode(self, prompt: Prompt) -> Encoded:
-        """Equal to `backbone.encode`; images must be Pictures."""
-        pieces = [prompt.text] if self._whole else [piece for piece in self._cut.split(prompt.text) if piece]
-        return self.backbone.encode(prompt, np.concatenate([self._ids(piece) for piece in pieces]))
-
-    def _ids(self, piece: str) -> np.ndarray:
-        found = self._known.get(piece)
-        if found is None:
-            if len(self._known) > 1 << 16:
-                self._known.clear()
-            found = self._known[piece] = np.asarray(self.backbone.tokenizer.encode(piece, add_special_tokens=False), dtype=np.int64)
-        return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from unime.backbones import Backbone, Encoded
 
 KEPT = 1 << 30
 """Bytes of image features kept in memory."""
+
+WORKERS, WAITING = 8, 256
+"""Threads that decode images ahead, and the most images that wait for their step."""
 
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 """What one more forward pass costs, in tokens: below it, padding is cheaper than another pass."""
@@ -46,19 +50,36 @@ def trained(model: Any) -> dict[str, Any]:
 class Shown:
     """Items as contents whose image has passed the frozen vision tower; the last used `limit` bytes of features are kept.
 
-    The tower is never trained and sees each image alone, so keeping its output changes no result.
+    The tower is never trained and sees each image alone, so keeping its output changes no result.  Images of a coming step are decoded
+    and resized by threads (`ahead`) while the present one computes.
     """
 
     def __init__(self, backbone: Backbone, items: Any, limit: int = KEPT) -> None:
         self.backbone, self.items, self.limit, self.used = backbone, items, limit, 0
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._coming: deque[str] = deque()
+        self._begun: dict[str, Future[Any]] = {}
+        self._threads = ThreadPoolExecutor(WORKERS)
+
+    def ahead(self, ids: Iterable[str]) -> None:
+        """Decode these items' images in their order, where they are not kept, WAITING of them at most before they are asked for."""
+        self._coming.extend(ids)
+        self._begin()
+
+    def _begin(self) -> None:
+        while self._coming and len(self._begun) < WAITING:
+            id = self._coming.popleft()
+            if id not in self._kept and id not in self._begun and self.items.has_image(id):
+                self._begun[id] = self._threads.submit(self._looked, id)
 
     def content(self, id: str) -> Any:
         """The item with a `Picture` in place of its image."""
         if id in self._kept:
             self._kept.move_to_end(id)
             return self._kept[id]
-        content = self.items[id]
+        begun = self._begun.pop(id, None)
+        self._begin()
+        content = begun.result() if begun else self.items[id]
         if content.image is not None:
             content = replace(content, image=self.backbone.see(content.image))
         self._kept[id] = content
@@ -66,6 +87,10 @@ class Shown:
         while self.used > self.limit and len(self._kept) > 1:
             self.used -= _size(self._kept.popitem(last=False)[1])
         return content
+
+    def _looked(self, id: str) -> Any:
+        content = self.items[id]
+        return replace(content, image=self.backbone.look(content.image))
 
     def item(self, id: str) -> Encoded:
         """The embedder's input for one item.  Raises ValueError naming an item that is too long."""

@@ -95,6 +95,9 @@ class Mined(Embedder):
         self.scores = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
         losses.check_teacher(pairs, self.scores)
 
+    def ahead(self, batch: Batch) -> None:
+        self.shown.ahead(id for row in share(batch, self.accelerator) for id in self.items[row])
+
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
@@ -125,6 +128,9 @@ class InBatch(Embedder):
         super().__init__(shown)
         self.settings, self.accelerator = settings, accelerator
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
+
+    def ahead(self, batch: Batch) -> None:
+        self.shown.ahead(id for row in share(batch, self.accelerator) for id in self.pairs[row])
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         pairs = [self.pairs[row] for row in share(batch, self.accelerator)]

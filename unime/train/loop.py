@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,15 @@ from unime.train.data import Batch, batch_at, trained
 CLIP = 1.0
 """Largest norm of the gradient."""
 
-Accumulate = Callable[[Batch, GradientLanes], tuple[float, int]]
-"""Adds its share of the batch's gradient; returns its share of the batch's loss, and how many items the whole batch holds."""
+
+class Accumulate(Protocol):
+    """What a loss does with a batch."""
+
+    def __call__(self, batch: Batch, lanes: GradientLanes = ...) -> tuple[float, int]:
+        """Add its share of the batch's gradient; its share of the batch's loss, and how many items the whole batch holds."""
+
+    def ahead(self, batch: Batch) -> None:
+        """Begin to read what this process will need for a coming batch."""
 
 
 def factor(step: int, steps: int, warmup: int, decay: str) -> float:
@@ -65,12 +72,15 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     parameters = trained(backbone.model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
     saved = Path(job.scratch) / "checkpoint.safetensors"
+    job.log.info("%d steps of %d rows, of a table of %d", settings.steps, settings.batch, rows)
     done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])
     if done:
         job.log.info("resumed after step %d of %d", done, settings.steps)
     with _reproducible(backbone), open_lanes(backbone.model, job.threads) as lanes:
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
             torch.manual_seed(_stream(seed, step, accelerator.process_index))
+            if step + 1 < settings.steps:
+                accumulate.ahead(batch_at(step + 1, rows, settings.batch, seed))
             loss, items = accumulate(batch_at(step, rows, settings.batch, seed), lanes)
             norm, loss = _reduce(parameters, loss, accelerator)
             if not math.isfinite(norm) or not math.isfinite(loss):

@@ -85,6 +85,10 @@ class Answers:
             self.rows.append((pair, query, positive, hardest(negatives, scores, reasons)))
         self.parameters = list(trained(self.backbone.model).values())
 
+    def ahead(self, batch: Batch) -> None:
+        asked = (turn for row in share(batch, self.accelerator) for turn in self.turns(row, batch.epoch))
+        self.shown.ahead(id for turn in asked for id in (turn.query, *turn.candidates))
+
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):

@@ -15,7 +15,7 @@ rule ablation_judge:
     benchmark:
         "logs/benchmarks/ablation_judge.{judge}.tsv"
     conda:
-        "../../envs/judge.yaml"
+        f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: 1
     resources:
         mem_mb=4000,

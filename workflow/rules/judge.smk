@@ -15,7 +15,7 @@ rule judge:
     benchmark:
         "logs/benchmarks/judge.{set}.tsv"
     conda:
-        "../../envs/judge.yaml"
+        f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -1,0 +1,312 @@
+"""The plan before a run: counts are what the stages process, tokens are what they compute, and what is not known is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from checkouts import ROOT
+
+from unime import artifacts, backbones
+from unime import config as config_module
+from unime.__main__ import main
+from unime.data import captions, sets
+from unime.data.items import Items
+from unime.evaluate import crossmodal, rank
+from unime.job import Job
+from unime.judge import judge, shared_prefix, transformers_backend
+from unime.mine import mine
+from unime.plan import counts, rates, table, tokens
+from unime.plan.estimate import Estimate, Options
+from unime.train.data import Shown, batch_at
+from unime.train.loop import accelerator_for, fit
+
+K = 6
+SETS, TASKS, COLUMNS = ["NanoColor", "NanoCaption_t2i"], ["NanoColor", "NanoCrop"], ["NanoScenes_i2t", "NanoCrepe_swap"]
+TRAINING = {"steps": 3, "batch": 8, "micro": 4, "warmup": 1}
+
+
+@pytest.fixture(scope="module")
+def values(config, suite: Path, nano: Path) -> dict:
+    found = config.model_dump(mode="json")
+    found["data"] |= {"root": str(suite), "train_sets": SETS}
+    found["models"] |= {"base": str(nano), "judge": str(nano), "reranker": str(nano), "device": "cpu"}
+    found["embed"]["model"], found["export"] = str(nano), {}
+    found["retrieve"]["k"], found["mine"]["negatives"], found["judge"]["shard"] = K, 4, 10
+    found["evaluate"] |= {"tasks": TASKS, "crossmodal": COLUMNS}
+    for kind in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
+        found["train"][kind] |= TRAINING | ({"negatives": 3} if "negatives" in found["train"][kind] else {})
+    found["train"]["in_batch"]["micro"], found["ablations"] = 16, {"judges": {}, "embedders": {}}
+    return found
+
+
+@pytest.fixture(scope="module")
+def asked(values: dict) -> config_module.Config:
+    return config_module.parse(values)
+
+
+def job(folder: Path) -> Job:
+    return Job(None, 1, folder / "scratch", logging.getLogger("test"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, values: dict, asked) -> Path:
+    """A folder in which the data stages and retrieval have run."""
+    folder, root = tmp_path_factory.mktemp("plan"), asked.data.root
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    data = folder / "results/data"
+    for name in SETS:
+        items, pairs, _ = sets.read_train(root, name, "original", 50, 1, 10**6, "fail", job(folder))
+        artifacts.write_table(items, data / "train" / name / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(pairs, data / "train" / name / "pairs.parquet", artifacts.PAIRS)
+        artifacts.write_table(nearest(pairs), folder / "results/retrieve" / name / "hits.parquet", artifacts.HITS)
+    for name in TASKS:
+        items, queries, _ = sets.read_eval(root, name, 10**6, "fail", job(folder))
+        artifacts.write_table(items, data / "eval" / name / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(queries, data / "eval" / name / "queries.parquet", artifacts.TASKS)
+    for name in COLUMNS:
+        items, queries, pool, _ = captions.read_captions(root, name, 10**6, "fail", job(folder))
+        artifacts.write_table(items, data / "eval" / name / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(queries, data / "eval" / name / "queries.parquet", artifacts.CAPTION_QUERIES)
+        artifacts.write_table(pool, data / "eval" / name / "pool.parquet", artifacts.POOL)
+    return folder
+
+
+def nearest(pairs: pl.DataFrame) -> pl.DataFrame:
+    """HITS as the search leaves them (faiss apart: it and torch bring an OpenMP runtime each)."""
+    pool, rows = pairs["positive"].unique().sort().to_list(), []
+    for pair, own in pairs.select("pair", "positive").iter_rows():
+        others = [one for one in np.random.default_rng(int(pair[:8], 16)).permutation(pool) if one != own][:K]
+        rows += [(pair, one, place, 0.5) for place, one in enumerate(others)]
+    return pl.DataFrame(rows, schema=artifacts.HITS, orient="row")
+
+
+def of_set(run: Path, name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    pairs = artifacts.read_table(run / f"results/data/train/{name}/pairs.parquet", artifacts.PAIRS)
+    return pairs, artifacts.read_table(run / f"results/retrieve/{name}/hits.parquet", artifacts.HITS)
+
+
+def estimate(run: Path, config, **options) -> Estimate:
+    return Estimate(config, Options(**options), run / counts.TRAIN, run / counts.EVAL)
+
+
+class Undecided:
+    """A judge that says Yes as often as No."""
+
+    def answers(self, questions):
+        return [np.zeros((len(question.candidates), 2), dtype=np.float32) for question in questions]
+
+
+def test_counts_are_what_the_rooms_process(run: Path, asked, tmp_path: Path) -> None:
+    work = {one.stage: one for one in counts.work(asked, run / counts.TRAIN, run / counts.EVAL)}
+    assert all(one.counted for one in work.values())
+    judged, hits, mined, products = 0, 0, 0, 0
+    for name in SETS:
+        pairs, found = of_set(run, name)
+        rows = judge(pairs, found, Undecided(), mode="exact", shard=4, scratch=tmp_path / name, track=lambda it, total, label: it)
+        mined += mine(pairs, found, rows, beta=0.01, negatives=4, interval=5, order="similarity", seed=1)[1]["candidates"]
+        judged, hits = judged + len(rows), hits + len(found)
+        products += pairs["query"].n_unique() * pairs["positive"].n_unique()
+    assert hits > K * 24, "a pool is larger than k"
+    assert work["judge"].count == judged and work["mine"].count == hits == mined and work["retrieve"].count == products
+    folders = [run / "results/data/train" / name for name in SETS]
+    assert work["embed_train"].count == sum(len(Items.open(folder, 10**6)) for folder in folders)
+    tables = [artifacts.read_table(run / f"results/data/eval/{name}/queries.parquet", artifacts.TASKS) for name in TASKS]
+    assert work["evaluate"].count == 4 * sum(len(rank.distinct(one)) for one in tables)
+    assert work["evaluate_reranker"].count == sum(map(len, tables))
+    seen = 0
+    for name in COLUMNS:
+        place = run / "results/data/eval" / name
+        queries = artifacts.read_table(place / "queries.parquet", artifacts.CAPTION_QUERIES)
+        pool = artifacts.read_table(place / "pool.parquet", artifacts.POOL)
+        seen += len(crossmodal.kind_of(queries, pool, Items.open(place, 10**6), "content").ids())
+    assert work["crossmodal"].count == 4 * seen and work["crossmodal"].jobs == len(COLUMNS)
+
+
+def test_bounds_of_the_embedded_suite_hold(run: Path, values: dict, tmp_path: Path) -> None:
+    """What the configuration alone says is at least what the data hold; a pool of few labels makes the bound loose."""
+    small = {"train_rows": 24, "eval_rows": 12, "candidates": 20}
+    unread = values | {"data": values["data"] | {"root": "data/nano"}, "nano": values["nano"] | {"suite": {"seed": 7, **small}}}
+    bounds = counts.work(config_module.parse(unread), tmp_path, tmp_path)
+    for bound, exact in zip(bounds, counts.work(config_module.parse(values), run / counts.TRAIN, run / counts.EVAL), strict=True):
+        assert bound.count >= exact.count and bound[:2] == exact[:2]
+        assert bound.counted == bound.stage.startswith("train_")
+
+
+@pytest.mark.parametrize("budget", [8192, 100])
+def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, monkeypatch, budget: int) -> None:
+    engine = asked.judge.transformers.model_copy(update={"batch_tokens": budget})
+    one = asked.model_copy(update={"judge": asked.judge.model_copy(update={"transformers": engine})})
+    found = estimate(run, one)
+    load = found._load(next(work for work in found.work if work.stage == "judge"))
+    packed, pack = [], shared_prefix.pack
+    monkeypatch.setattr(shared_prefix, "pack", lambda *some: packed.append(pack(*some)) or packed[-1])
+    monkeypatch.setattr(shared_prefix, "last_hidden", lambda some, backbone: torch.zeros(len(some.last), backbone.head.weight.shape[1]))
+    backbone, plain, asking = backbones.load(nano, models=asked.models), 0, 0
+    for name in SETS:
+        items = Items.open(run / "results/data/train" / name, 10**6)
+        engine = transformers_backend.TransformersJudge(backbone, items, budget)
+        pairs, hits = of_set(run, name)
+        shards = tokens.shards_of(tokens.asked(pairs, hits, K, 10**6), 10)
+        asking += sum(map(len, shards))
+        assert shards and len(pairs) <= tokens.ASKED // len(SETS), "nothing is left to a sample"
+        for shard in shards:
+            engine.answers(shard)
+            plain += sum(len(sequence.ids) for question in shard for sequence in engine.sequences(question))
+    assert load.tokens == sum(len(one.ids) for one in packed) and load.plain == plain > 1.5 * load.tokens
+    assert (sum(len(one.spans) for one in packed) > asking) == (budget == 100), "a small budget cuts groups, a large one none"
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
+def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked, nano: Path, tmp_path: Path, kind: str) -> None:
+    plan = estimate(run, asked)
+    work = next(one for one in plan.work if one.stage == f"train_{kind}")
+    load, settings, rows = plan._load(work), getattr(asked.train, kind), plan._table(kind)
+    backbone = backbones.load(nano, models=asked.models, train=True)
+    backbone.add_lora(settings.lora if kind == "reranker" else asked.train.lora, 1)
+    made, collate = [], backbone.collate
+
+    def counted(items, answers=None, side="left"):
+        batch = collate(items, answers, side)
+        made.append(int(batch["attention_mask"].sum()))
+        return batch
+
+    backbone.collate = counted
+    accelerator, items = accelerator_for(backbone), Items.of_sets(run / counts.TRAIN, SETS, 10**6)
+    trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, asked.seed, accelerator)
+    log = fit(backbone, settings, len(rows), asked.seed, dataclasses.replace(job(tmp_path), scratch=tmp_path), accelerator, trainer)
+    assert log[-1]["items"] == work.count
+    twice = 2 if kind == "in_batch" and 2 * settings.batch > settings.micro else 1
+    assert twice == 1, "GradCache would pass each item twice"
+    assert load.tokens == sum(made) and batch_at(2, len(rows), 8, 42).epoch == 0
+
+
+def test_tokens_of_items_and_lists_are_their_prompts(run: Path, asked, nano: Path) -> None:
+    plan, backbone = estimate(run, asked), backbones.load(nano, models=asked.models)
+    loads = {one.stage: plan._load(one) for one in plan.work}
+    found = [Items.open(run / "results/data/train" / name, 10**6) for name in SETS]
+    whole = sum(len(backbone.encode(backbone.item_prompt(items[id])).ids) for items in found for id in items.ids)
+    assert loads["embed_train"].tokens == pytest.approx(whole) and loads["embed_train"].sample == sum(map(len, found))
+    whole = 0
+    for name in TASKS:
+        items = Items.open(run / "results/data/eval" / name, 10**6)
+        rows = artifacts.read_table(run / f"results/data/eval/{name}/queries.parquet", artifacts.TASKS)
+        whole += 4 * sum(len(backbone.encode(backbone.item_prompt(items[id])).ids) for id in rank.distinct(rows))
+    assert loads["evaluate"].tokens == pytest.approx(whole)
+    assert 0 < loads["crossmodal_reranker"].tokens < loads["judge"].tokens
+
+
+def test_a_preset_without_data_and_models_has_bounds_and_says_why(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--config", str(ROOT / "presets/qwen2vl-2b.yaml"), "--json", "plan.json"]) == 0
+    shown, rows = capsys.readouterr().out, {row["stage"]: row for row in json.loads(Path("plan.json").read_text())["rows"]}
+    pairs = 20 * 50_000
+    assert {name: rows[name]["count"] for name in ("embed_train", "judge", "mine", "retrieve")} == {
+        "embed_train": 2 * pairs,
+        "judge": 51 * pairs,
+        "mine": 50 * pairs,
+        "retrieve": 20 * 50_000**2,
+    }
+    assert rows["judge"]["source"] == "at most" and rows["train_unime_v2"]["source"] == "counted"
+    assert rows["evaluate_reranker"]["count"] == 36 * 1000 and rows["evaluate"]["count"] == 4 * 36 * (1000 + 1000**2)
+    assert rows["train_in_batch"]["count"] == 2000 * 1024 * 2 and rows["train_unime_v2"]["count"] == 2000 * 1024 * 10
+    assert not any(row["tokens"] or row["seconds"] for row in rows.values())
+    assert "no training data yet" in shown and "snakemake --until data_train" in shown
+    assert "no model in models/Qwen2-VL-7B-Instruct, models/Qwen25-VL-7B-Instruct, models/Qwen2-VL-2B-Instruct yet" in shown
+
+
+def test_a_given_rate_makes_a_time_and_is_marked(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    preset = ["plan", "--config", str(ROOT / "presets/qwen2vl-2b.yaml"), "--item-tokens", "600"]
+    assert main([*preset, "--rate", "judge=50000", "--rate", "retrieve=2.5e11", "--json", "plan.json"]) == 0
+    rows = {row["stage"]: row for row in json.loads(Path("plan.json").read_text())["rows"]}
+    judged = rows["judge"]
+    assert judged["tokens"] == 10**6 * (64 + 600) + 51 * 10**6 * 600 and judged["plain"] == 51 * 10**6 * (64 + 1200)
+    assert judged["seconds"] == judged["tokens"] / 50000 and judged["timed"] == "given"
+    assert rows["retrieve"]["seconds"] == 0.2 and rows["embed_train"]["seconds"] is None and rows["embed_train"]["tokens"] == 1.2e9
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("judge "))
+    assert "at most" in line and line.endswith("given") and "173:41" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--rate", "judge"], "needed <stage>=<tokens a second>"),
+        (["--rate", "judge=-1"], "a number above 0"),
+        (["--rate", "juge=10"], "--rate juge: no such row in this plan; its rows: embed_train, "),
+        (["--calibrate", "0"], "more than 0 seconds are needed"),
+        (["--item-tokens", "0"], "an item has 1 token or more"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch, capsys, arguments: list[str], reason: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--config", str(ROOT / "config.yaml"), *arguments]) == 1 and reason in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_leaves_its_own_rows_alone(run: Path, values: dict) -> None:
+    without = config_module.parse(values | {"models": values["models"] | {"judge": "models/none"}})
+    plan = estimate(run, without)
+    rows = {row.stage: row for row in plan.rows()}
+    assert rows["judge"].tokens is None and rows["judge"].count and rows["embed_train"].tokens
+    assert [note.partition(";")[0] for note in plan.notes] == [
+        "no model in models/none yet: no tokens and times of the stages that open it"
+    ]
+
+
+def test_published_negatives_need_no_judge(asked, tmp_path: Path) -> None:
+    given = asked.model_copy(update={"mine": asked.mine.model_copy(update={"source": "published"})})
+    assert [one.stage for one in counts.work(given, tmp_path, tmp_path)][0] == "train_in_batch"
+
+
+def test_a_batch_larger_than_the_table_is_found_before_the_run(run: Path, asked) -> None:
+    large = asked.train.in_batch.model_copy(update={"batch": 1000})
+    plan = estimate(run, asked.model_copy(update={"train": asked.train.model_copy(update={"in_batch": large})}))
+    with pytest.raises(ValueError, match="a batch of 1000 is more than the 48 training rows"):
+        plan.rows()
+
+
+def test_every_row_is_measured(run: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(run)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["plan", "--calibrate", "0.1", "--json", "plan.json"]) == 0
+    found = json.loads(Path("plan.json").read_text())
+    assert found["notes"] == [] and {row["timed"] for row in found["rows"]} == {"measured"}
+    assert all(row["seconds"] > 0 and row["rate"] > 0 and row["sample"] for row in found["rows"])
+    assert found["seconds"] == pytest.approx(sum(row["seconds"] for row in found["rows"]))
+    shared = {row["stage"]: row["rate"] for row in found["rows"]}
+    assert shared["evaluate"] == pytest.approx(shared["crossmodal"]) and shared["train_unime_v2"] > 0
+    assert "estimated" in capsys.readouterr().out
+
+
+def test_a_search_that_cannot_run_is_named() -> None:
+    with pytest.raises(ValueError, match="the search's process ended with 1: "):
+        rates.searching(0, 10, 5, 0.1)
+
+
+def test_a_measurement_grows_and_leaves_out_its_first_try(monkeypatch) -> None:
+    clock, sizes = [0.0], []
+    monkeypatch.setattr(rates.time, "monotonic", lambda: clock[0])
+
+    def work(count: int) -> rates.Measured:
+        took = 0.1 * count + (0 if count in sizes else 1)
+        sizes.append(count)
+        clock[0] += took
+        return rates.Measured(10 * count, took)
+
+    found, size, tries = rates.grown(work, 8, 20)
+    assert sizes[:3] == [1, 4, 8] and set(sizes[3:]) == {8} and size == 8 and tries == len(sizes) - 3
+    assert found.amount / found.seconds == pytest.approx(100)
+    sizes.clear()
+    assert rates.grown(work, 8, 0.001)[1:] == (1, 1), "one try at least"
+
+
+def test_numbers_are_shown_short() -> None:
+    assert [table.short(n) for n in (None, 7, 999, 1000, 12_345, 4.56e6, 999_600, 2e13)] == "- 7 999 1.0k 12.3k 4.6M 1.0M 20.0T".split()
+    assert [table.clock(n) for n in (None, 42.4, 599, 600, 3600 * 120 + 90)] == ["-", "42 s", "599 s", "0:10", "120:02"]

@@ -1,0 +1,40 @@
+"""A model of transformers' own class from a folder: with its weights, or without."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unime.backbones.files import REMEDY, ModelError
+
+
+def loaded(kind: type[nn.Module], folder: Path, models: Any) -> nn.Module:
+    """A model with the folder's weights, on the config's device and in its type.  Raises ModelError."""
+    device = _device(models.device)
+    try:
+        model, report = kind.from_pretrained(
+            folder, dtype=getattr(torch, models.dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: the weights do not fit config.json ({error}); {REMEDY}") from error
+    if absent := sorted(report["missing_keys"]):
+        raise ModelError(f"{folder}: the weights lack {len(absent)} tensors, {absent[0]} first; {REMEDY}")
+    return model.to(device)
+
+
+def hollow(kind: type[nn.Module], folder: Path) -> nn.Module:
+    """The same without a byte of weights: its modules and configuration, for prompts, tokens and lengths."""
+    with torch.device("meta"):
+        return kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+
+
+def _device(asked: str) -> torch.device:
+    """This process's GPU (one process a GPU, as accelerate's launcher numbers them), or the CPU.  Raises ModelError for an absent GPU."""
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise ModelError("models.device is 'cuda' but torch sees no GPU; use 'auto' or 'cpu'")
+    return torch.device("cpu") if asked == "cpu" or not there else torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,0 +1,173 @@
+"""How many items, pairs and questions each stage will process: counted where the data stages have run, else a bound.
+
+Bounds are products of what the configuration and the published benchmarks' cards say; they are reached where no two rows share an item,
+which no real data set comes near.  No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from unime import artifacts
+from unime.config import JUDGED
+from unime.config.sections import NANO
+from unime.data.benchmarks import PARTS
+from unime.evaluate.tasks import CROSSMODAL, EMBEDDERS, TASKS, column
+from unime.nano import kinds
+
+TRAIN, EVAL = Path("results/data/train"), Path("results/data/eval")
+
+MMEB = 1000
+"""Queries of a task of MMEB-eval; the candidates of a query are as many, or fewer."""
+
+CAPTIONS = {"Flickr30K": (1000, 5), "COCO": (5000, 5), "ShareGPT4V": (1000, 1), "Urban1K": (1000, 1)}
+"""Images of a caption benchmark, and captions of an image."""
+
+CREPE = {"SugarCrepe_replace": 3846, "SugarCrepe_swap": 912, "SugarCrepe_add": 2754}
+"""Pairs of captions."""
+
+SUITE_CAPTIONS = 5
+"""Captions of an image of NanoScenes."""
+
+
+class Set(NamedTuple):
+    """A training set: its pairs, distinct items, queries and candidates; `counted`, or else bounds."""
+
+    name: str
+    pairs: int
+    items: int
+    queries: int
+    pool: int
+    counted: bool
+
+
+class Asked(NamedTuple):
+    """A task or a column: its queries and its distinct items (queries and candidates together)."""
+
+    name: str
+    queries: int
+    items: int
+    counted: bool
+
+
+class Work(NamedTuple):
+    """A row of the plan.  `count` is None where nothing is known; `jobs` is how many processes share it."""
+
+    stage: str
+    what: str
+    count: int | None
+    counted: bool
+    jobs: int = 1
+
+
+def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
+    """Every training set of the configuration.  Raises ArtifactError for a table that cannot be read."""
+    own = [config.nano.suite.train_rows] if config.data.root == NANO else []
+    most = min([config.data.cap, *own])
+    found = []
+    for name in config.data.train_sets:
+        if (root / name / "pairs.parquet").exists():
+            pairs = artifacts.read_table(root / name / "pairs.parquet", artifacts.PAIRS)
+            items = artifacts.read_table(root / name / "items.parquet", artifacts.ITEMS)
+            found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True))
+        else:
+            found.append(Set(name, most, 2 * most, most, most, False))
+    return found
+
+
+def tasks(config: Any, names: Sequence[str], root: Path = EVAL) -> list[Asked]:
+    """Those of the tasks and caption columns `names` of which something is known.  Raises ArtifactError as `train_sets`."""
+    found = (_table(name, root / name) or _bound(name, config.nano.suite) for name in names)
+    return [one for one in found if one is not None]
+
+
+def distinct(folder: Path) -> list[str]:
+    """Ids of a task's or a column's queries and candidates, each once, sorted: what an embedder embeds."""
+    if not (folder / "pool.parquet").exists():
+        table = artifacts.read_table(folder / "queries.parquet", artifacts.TASKS)
+        return _once(table["query"], table["candidates"].explode())
+    table = artifacts.read_table(folder / "queries.parquet", artifacts.CAPTION_QUERIES)
+    pool = artifacts.read_table(folder / "pool.parquet", artifacts.POOL)
+    return _once(table["query"], table["candidates"].explode(), pool["id"])
+
+
+def _once(*columns: pl.Series) -> list[str]:
+    return pl.concat([column.cast(pl.String) for column in columns]).drop_nulls().unique().sort().to_list()
+
+
+def _table(name: str, folder: Path) -> Asked | None:
+    if not (folder / "queries.parquet").exists():
+        return None
+    schema = artifacts.CAPTION_QUERIES if (folder / "pool.parquet").exists() else artifacts.TASKS
+    return Asked(name, len(artifacts.read_table(folder / "queries.parquet", schema)), len(distinct(folder)), True)
+
+
+def _bound(name: str, suite: Any) -> Asked | None:
+    """What the registry knows of a task or a column without its data; None for those of your own."""
+    if name in TASKS and TASKS[name].suite == "mmeb":
+        return Asked(name, MMEB, MMEB + MMEB * MMEB, False)
+    if name in TASKS:
+        labels, rows = len(kinds.KINDS[kinds.TASKS[name][0]].labels), suite.eval_rows
+        return Asked(name, rows, rows + (labels or rows * suite.candidates), False)
+    if name not in CROSSMODAL:
+        return None
+    benchmark, direction = name.rsplit("_", 1)
+    if column(name).group == "compositional":
+        rows = CREPE.get(name) or suite.eval_rows * len(PARTS[direction])
+        return Asked(name, rows, 3 * rows, False)
+    images, captions = CAPTIONS.get(benchmark) or (suite.eval_rows, SUITE_CAPTIONS)
+    return Asked(name, images * (captions if direction == "t2i" else 1), images * (1 + captions), False)
+
+
+def judged(one: Set, k: int) -> int:
+    """Rows of JUDGEMENTS: a pair's positive and its hits, which are all other candidates where the pool has no more than k."""
+    return one.pairs * (1 + hits(one, k))
+
+
+def hits(one: Set, k: int) -> int:
+    """Candidates of each pair."""
+    return max(0, min(k, one.pool - 1))
+
+
+def work(config: Any, train: Path = TRAIN, evaluation: Path = EVAL) -> list[Work]:
+    """The plan's rows, in the order that data flows.  Raises ArtifactError as `train_sets`."""
+    return [*_mining(config, train_sets(config, train)), *_training(config), *_evaluating(config, evaluation)]
+
+
+def _mining(config: Any, sets: list[Set]) -> list[Work]:
+    if config.mine.source != JUDGED:  # published negatives: nothing is embedded, searched or judged
+        return []
+    jobs, k, exact = len(sets), config.retrieve.k, all(one.counted for one in sets)
+    sure = exact and config.retrieve.delta is None and config.retrieve.index == "exact"
+    found = sum(one.pairs * hits(one, k) for one in sets)
+    return [
+        Work("embed_train", "items", sum(one.items for one in sets), exact, jobs),
+        Work("retrieve", "queries x candidates", sum(one.queries * one.pool for one in sets), exact, jobs),
+        Work("judge", "judgements", sum(judged(one, k) for one in sets), sure, jobs),
+        Work("mine", "candidates sifted", found, sure, jobs),
+    ]
+
+
+def _training(config: Any) -> list[Work]:
+    """Steps, batches and lists are the configuration's, so these are exact before there are data."""
+    train, rows = config.train, []
+    for kind, size in (("in_batch", 2), ("hard_negatives", 2 + train.hard_negatives.negatives), ("unime_v2", 2 + train.unime_v2.negatives)):
+        own = getattr(train, kind)
+        rows.append(Work(f"train_{kind}", "items", own.steps * own.batch * size, True))
+    return [*rows, Work("train_reranker", "answers", train.reranker.steps * train.reranker.batch * 3, True)]
+
+
+def _evaluating(config: Any, root: Path) -> Iterable[Work]:
+    for stage, names in (("evaluate", config.evaluate.tasks), ("crossmodal", config.evaluate.crossmodal)):
+        if not names:
+            continue
+        found = tasks(config, names, root)
+        known, jobs = len(found) == len(names), len(names)
+        exact = known and all(one.counted for one in found)
+        items, lists = len(EMBEDDERS) * sum(one.items for one in found), sum(one.queries for one in found)
+        yield Work(stage, f"items, {len(EMBEDDERS)} embedders", items if known else None, exact, jobs)
+        yield Work(f"{stage}_reranker", "lists", lists if known else None, exact, jobs)
