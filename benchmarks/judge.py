@@ -64,12 +64,16 @@ def run(rounds: int) -> Section:
     rng, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        small = material.model(place / "small")
+        small, nano = material.model(place / "small"), material.wide(place / "nano")
         items, texts, pictures = material.items(place / "items", material.words(rng, 100, 1, 4), [448] * 24)
         short = [Question(picture, tuple(texts[at] for at in rng.permutation(len(texts))[:50])) for picture in pictures[:4]]
         shown = [Question(text, tuple(pictures[at] for at in rng.permutation(24)[:16])) for text in texts[:4]]
         both = [Question(picture, tuple(one for one in pictures if one != picture)[:16]) for picture in pictures[:3]]
-        for name, folder in (("45 M parameters", small), ("nano, 1.7 M", material.NANO)):
+        for folder in (small, nano):
+            opened = load(folder, models=material.MODELS)
+            name = f"{sum(weight.numel() for weight in opened.model.parameters()) / 1e6:.1f} M parameters"
+            if (seen := opened.look(items[pictures[0]].image).tokens) != 256:
+                sys.exit(f"{name}: a picture is {seen} tokens, 256 are needed")
             rows.append(compared(f"{name}: a picture of 256 tokens, 50 short texts", folder, items, short, rounds))
             rows.append(compared(f"{name}: a text, 16 pictures of 256 tokens", folder, items, shown, rounds))
             rows.append(compared(f"{name}: a picture and 16 others", folder, items, both, rounds))

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import harness
 import numpy as np
@@ -24,21 +25,37 @@ SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, 
 SMALL_EYES = {"embed_dim": 192, "depth": 4, "num_heads": 6, "hidden_size": 512}
 
 
-def model(folder: Path, text: dict[str, int] = SMALL, eyes: dict[str, int] = SMALL_EYES) -> Path:
-    """A folder with the nano MLLM's tokenizer and image processor, and random weights of another size."""
+PIXELS = 1 << 20
+"""Of the image processor, at most: the nano MLLM's own cuts every picture down to 16 tokens."""
+
+
+def wide(folder: Path) -> Path:
+    """The nano MLLM with an image processor that leaves pictures as large as they are."""
+    shutil.copytree(NANO, folder)
+    place = folder / "preprocessor_config.json"
+    processor = json.loads(place.read_text())
+    processor |= {"max_pixels": PIXELS, "size": processor["size"] | {"longest_edge": PIXELS}}
+    place.write_text(json.dumps(processor, indent=2))
+    return folder
+
+
+def model(folder: Path, text: dict[str, Any] = SMALL, eyes: dict[str, Any] = SMALL_EYES, **how: Any) -> Path:
+    """A folder with the nano MLLM's tokenizer, `wide`'s image processor, and random weights of another size; `how` says their dtype and
+    the device that draws them."""
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    shutil.copytree(NANO, folder)
+    wide(folder)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"] |= text
     config["text_config"]["layer_types"] = ["full_attention"] * config["text_config"]["num_hidden_layers"]
     config["vision_config"] |= eyes
     torch.manual_seed(0)
-    made = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_dict(config)).eval()
+    with torch.device(how.get("device", "cpu")):
+        made = Qwen2VLForConditionalGeneration._from_config(Qwen2VLConfig.from_dict(config), dtype=how.get("dtype", torch.float32))
     for file in folder.glob("*.safetensors*"):
         file.unlink()
-    made.save_pretrained(folder)
+    made.eval().save_pretrained(folder)
     return folder
 
 
