@@ -18,7 +18,7 @@ from unime import artifacts, prompts
 from unime.data.items import Items
 
 NANO = harness.ROOT / "assets/nano-mllm"
-MODELS = SimpleNamespace(dtype="float32", device="auto", max_length=8192)
+MODELS = SimpleNamespace(dtype="float32", device="auto", attention="sdpa", max_length=8192)
 WORDS = "red green blue small big ring cross star circle square top left right bottom dog cat road tree house of the a in on with".split()
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 4}

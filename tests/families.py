@@ -29,7 +29,7 @@ from transformers import (
 from unime import prompts
 
 NAMES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "internvl")
-MODELS = SimpleNamespace(dtype="float32", device="cpu", max_length=4096)
+MODELS = SimpleNamespace(dtype="float32", device="cpu", attention="sdpa", max_length=4096)
 WORDS = ["red", "green", "blue", "small", "big", "ring", "cross", "star", "at the top", "What color is it?", "Represent the given image."]
 
 PAD, END = "<|endoftext|>", "<|im_end|>"

@@ -101,7 +101,7 @@ def test_the_order_and_number_of_questions_and_threads_change_no_answer(name, ba
         worst = max(worst, *(np.abs(whole[id] - answer).max() for id, answer in zip(CANDIDATES[::-1], found, strict=True)))
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # two blocks of questions side by side
-    monkeypatch.setattr(transformers_backend, "BLOCK", 1)
+    monkeypatch.setattr(transformers_backend, "BLOCK", {"cpu": 1})
     try:
         found = TransformersJudge(backbone, items, 8192).answers(others)[1]
     finally:

@@ -1,4 +1,4 @@
-"""Gradients: accumulated = full batch = plain formula, dense layers = peft's, two processes = one."""
+"""Gradients: accumulated = full batch = plain formula, dense and lean layers = peft's, checkpointed = not, two processes = one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training import KINDS, ROOT, accumulator, gradient_of, table_of, write_data
 
-from unime.train import dense
+from unime.train import dense, lean
 from unime.train.data import batch_at
+from unime.train.loop import prepared
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,66 @@ def test_dense_layers_are_pefts(folder, nano, dora, dropout):
 def test_dense_leaves_lora_with_dropout_alone(folder, nano):
     model, _ = accumulator("unime_v2", folder, nano, lora__dora=False, lora__dropout=0.1)
     assert dense.use(model) == 0
+
+
+@pytest.mark.parametrize(("dora", "dropout"), [(True, 0.1), (True, 0.0), (False, 0.1), (False, 0.0)])
+def test_lean_layers_are_pefts(folder, nano, dora, dropout):
+    """In float64, where only a wrong formula can differ; both take dropout's mask from torch's global generator."""
+    model, accumulate = accumulator("unime_v2", folder, nano, lora__dora=dora, lora__dropout=dropout)
+    model.double()
+    batch = batch_at(0, 24, 8, 1)
+    loss, plain = gradient_of(model, accumulate, batch)
+    assert lean.use(model) == 42
+    found_loss, found = gradient_of(model, accumulate, batch)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert (found - plain).abs().max() < 1e-6 * plain.abs().max() and plain.abs().max() > 1e-3
+
+
+def test_lean_layers_train_in_bfloat16_as_in_float32(folder, nano):
+    """Gradients are off by bfloat16's rounding, as peft's are, whose low-rank products are float32."""
+    batch, found = batch_at(0, 24, 8, 1), {}
+    for name, kind, layers in (("exact", torch.float32, lean), ("lean", torch.bfloat16, lean), ("peft", torch.bfloat16, None)):
+        model, accumulate = accumulator("unime_v2", folder, nano, lora__dropout=0.0)
+        for parameter in model.parameters():
+            parameter.data = parameter.data if parameter.requires_grad else parameter.data.to(kind)
+        if layers:
+            layers.use(model)
+        found[name] = gradient_of(model, accumulate, batch)[1]
+    off = {name: ((found[name] - found["exact"]).norm() / found["exact"].norm()).item() for name in ("lean", "peft")}
+    assert 0 < off["lean"] < 2 * off["peft"] < 0.1, off
+
+
+@pytest.mark.parametrize("kind", ["unime_v2", "in_batch", "reranker"])
+def test_a_layer_run_twice_gives_the_same_gradient(kind, folder, nano, monkeypatch):
+    """Gradient checkpointing, with dropout: the second run of a layer must draw what the first drew."""
+    batch, found, runs = batch_at(0, 24, 8, 1), {}, {}
+    for twice in (False, True):
+        model, accumulate = accumulator(kind, folder, nano, lora__dropout=0.1)
+        runs[twice] = 0
+
+        def counted(*_, twice=twice):
+            runs[twice] += 1
+
+        accumulate.backbone.core.language_model.layers[0].mlp.register_forward_pre_hook(counted)
+        if twice:
+            prepared(accumulate.backbone, SimpleNamespace(batch_tokens=4096, gradient_checkpointing=True))
+        else:
+            lean.use(model)
+        found[twice] = gradient_of(model, accumulate, batch)
+    assert runs[True] > runs[False] > 0
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-6)
+    assert (found[True][1] - found[False][1]).abs().max() < 1e-6 * found[False][1].abs().max()
+
+
+def test_small_passes_give_the_same_gradient(folder, nano):
+    batch, found = batch_at(0, 24, 8, 1), {}
+    for budget in (None, 40):
+        model, accumulate = accumulator("unime_v2", folder, nano, lora__dropout=0.0)
+        accumulate.budget = budget
+        passes, _ = accumulate.passes([id for row in batch.rows for id in accumulate.items[row]])
+        found[budget] = len(passes), gradient_of(model, accumulate, batch)[1]
+    assert found[40][0] > found[None][0]
+    assert (found[40][1] - found[None][1]).abs().max() < 1e-5 * found[None][1].abs().max()
 
 
 def test_fast_dropout_drops_the_share_it_is_asked_to():

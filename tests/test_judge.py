@@ -150,7 +150,7 @@ def test_each_image_goes_through_the_vision_tower_once(data, backbone, monkeypat
     first = transformers_backend.TransformersJudge(backbone, items, 8192).answers(asked)
     shown = {items.image_place(id) for question in asked for id in (question.query, *question.candidates) if items.has_image(id)}
     assert len(seen) == len(shown) > 10
-    monkeypatch.setattr(transformers_backend, "STORED", 8)  # room for two pictures: others come again
+    monkeypatch.setitem(transformers_backend.STORED, "cpu", 8)  # room for two pictures: others come again
     second = transformers_backend.TransformersJudge(backbone, items, 8192).answers(asked)
     assert len(seen) > 2 * len(shown)
     assert all(one.tobytes() == other.tobytes() for one, other in zip(first, second, strict=True))

@@ -42,11 +42,36 @@ def test_groups_hold_every_sequence_once_and_save_tokens():
     assert groups(lengths, 64) == groups(lengths, 64) and len(groups(lengths, 10**6)) == 1
 
 
+def test_passes_keep_to_a_budget_of_tokens():
+    lengths = [*np.random.default_rng(1).integers(1, 60, 200).tolist(), 500]
+    found = groups(lengths, 64, budget=300)
+    assert sorted(i for group in found for i in group) == list(range(201))
+    sizes = [len(group) * max(lengths[i] for i in group) for group in found]
+    assert max(sizes) == 500 and sorted(sizes)[-2] <= 300 and len(found) > len(groups(lengths, 64))
+
+
+def test_several_items_at_once_are_each_item(folder, nano, monkeypatch):
+    """Also where they do not fit what is kept, and some are kept already."""
+    from unime.train import data
+
+    monkeypatch.setattr(data, "LOOKED", 3)
+    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+    ids = ["q03", "c01", "q00", "q01", "q03", "q02", "q05", "q04"]
+    plain = {id: Shown(backbone, items).content(id) for id in ids}
+    shown = Shown(backbone, items, limit=2000)
+    shown.content("q01")
+    found = shown.contents(ids)
+    assert list(found) == list(dict.fromkeys(ids)) and shown.used <= 2000
+    for id, content in found.items():
+        assert content.text == plain[id].text and (content.image is None) == (plain[id].image is None)
+        assert content.image is None or torch.equal(content.image.features, plain[id].image.features)
+
+
 def test_shown_items_are_kept_up_to_their_limit(folder, nano):
     view = view_of("unime_v2", folder, nano)
     backbone = backbones.load(nano, models=view.models)
-    calls, see = [], backbone.see
-    backbone.see = lambda image: calls.append(1) or see(image)
+    calls, see_all = [], backbone.see_all
+    backbone.see_all = lambda images: calls.extend(images) or see_all(images)
     shown = Shown(backbone, Items.open(folder, 10**6), limit=6000)
     first = shown.content("q01").image.features
     assert shown.content("q01").image.features is first and len(calls) == 1
@@ -101,7 +126,7 @@ def test_too_long_items_are_named(folder, nano):
     view = view_of("unime_v2", folder, nano)
     backbone = backbones.load(nano, models=view.models.model_copy(update={"max_length": 2}))
     with pytest.raises(ValueError, match="item q00: a prompt of"):
-        Shown(backbone, Items.open(folder, 10**6)).item("q00")
+        Shown(backbone, Items.open(folder, 10**6)).encoded(["q00"])
 
 
 # The reranker's sequences

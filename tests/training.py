@@ -62,7 +62,7 @@ def view_of(kind: str, folder: Path, nano: Path, **changes) -> config_module.Vie
     raw["train"][kind] |= small | changes
     (raw["train"]["reranker"] if kind == "reranker" else raw["train"])["lora"] |= {"rank": 4} | lora
     section = "train.reranker" if kind == "reranker" else f"train.{kind}"
-    sections = ("seed", "models", section) if kind == "reranker" else ("seed", "models", "train.lora", section)
+    sections = ("seed", "models", "train.passes", section, *(() if kind == "reranker" else ("train.lora",)))
     return config_module.View(config_module.parse(raw), sections)
 
 

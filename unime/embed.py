@@ -57,14 +57,15 @@ def embed(
 def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int) -> np.ndarray:
     """(len(ids), D) float32 in the order of `ids`."""
     plan: list[list[str]] = []
+    tokens = _tokens(ids, items, backbone)
     for wanted in (False, True):
         some = [id for id in ids if items.has_image(id) == wanted]
-        lengths = [_length(id, items, backbone) for id in some]
+        lengths = [tokens[id][1] for id in some]
         plan += [[some[position] for position in batch] for batch in shards.batches(lengths, batch_tokens)]
 
     @torch.inference_mode()
     def work(batch: list[str]) -> np.ndarray:
-        prepared = [_encoded(id, items, backbone) for id in batch]
+        prepared = [_encoded(id, items, backbone, tokens[id][0]) for id in batch]
         with lanes.turn:
             return backbone.embed(backbone.collate(prepared)).cpu().numpy()
 
@@ -98,16 +99,21 @@ class Lanes:
         torch.set_num_threads(self._before)
 
 
-def _length(id: str, items: Items, backbone: Backbone) -> int:
-    try:
-        return backbone.length(backbone.item_prompt(items.peek(id)))
-    except ValueError as error:
-        raise ValueError(f"item {id}: {error}") from error
+def _tokens(ids: list[str], items: Items, backbone: Backbone) -> dict[str, tuple[np.ndarray, int]]:
+    """Per item its text's tokens, all made in one call, and its length with images; no pixel is computed."""
+    prompts = []
+    for id in ids:
+        try:
+            prompts.append(backbone.item_prompt(items.peek(id)))
+        except ValueError as error:
+            raise ValueError(f"item {id}: {error}") from error
+    found = backbone.tokens([prompt.text for prompt in prompts])
+    return {id: (own, backbone.length(prompt, own)) for id, prompt, own in zip(ids, prompts, found, strict=True)}
 
 
-def _encoded(id: str, items: Items, backbone: Backbone) -> Any:
+def _encoded(id: str, items: Items, backbone: Backbone, tokens: np.ndarray) -> Any:
     try:
-        return backbone.encode(backbone.item_prompt(items[id]))
+        return backbone.encode(backbone.item_prompt(items[id]), tokens)
     except ValueError as error:
         raise ValueError(f"item {id}: {error}") from error
 

@@ -26,11 +26,14 @@ from transformers.utils import logging as transformers_logging
 from unime import prompts
 from unime.backbones import lora as adapters
 from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_model
-from unime.backbones.inputs import Encoded, Picture, Prompt, part
+from unime.backbones.inputs import Encoded, Picture, Prompt, part, together
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
 
 IGNORED = -100
+
+SEEN = 8192
+"""Tokens of pictures that pass the vision tower of a GPU at a time."""
 
 
 class Backbone:
@@ -110,6 +113,11 @@ class Backbone:
         if len(ids) != 1:
             raise ValueError(f"{word!r} is {len(ids)} tokens in {self.folder}, one is needed; use a model whose tokenizer has it as one")
         return ids[0]
+
+    def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Of each text its tokens (L,) int64, none added."""
+        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        return [np.asarray(ids, dtype=np.int64) for ids in found]
 
     def length(self, prompt: Prompt, ids: np.ndarray | None = None) -> int:
         """Tokens of a prompt after its placeholders are repeated; no pixel is computed.  `ids` as for `encode`."""
@@ -224,16 +232,26 @@ class Backbone:
         """The image as pixels in the model's form: the part of `see` that needs no model, for threads that work ahead of it."""
         return self._picture(squashed(image, self.image_size))
 
-    @torch.no_grad()
     def see(self, image: Image.Image | Picture) -> Picture:
-        """The image (or what `look` made of it) after the vision tower, on the CPU, to stand in for it in any number of prompts.
+        """As `see_all`, of one image."""
+        return self.see_all([image])[0]
 
-        Each image passes the tower alone, so its features depend on it only: a cache of them changes no result.
+    @torch.no_grad()
+    def see_all(self, images: Sequence[Image.Image | Picture]) -> list[Picture]:
+        """Images (or what `look` made of them) after the vision tower, on the CPU, to stand in for them in any number of prompts.
+
+        On a CPU each passes the tower alone, so its features depend on it only: a cache of them changes no result.  A GPU would idle
+        (`benchmarks/gpu.py`), so there `SEEN` tokens pass together, and a picture's last bits may depend on the others.
         """
-        picture = image if isinstance(image, Picture) else self.look(image)
-        batch = self._shapes([picture], torch.ones(1, picture.tokens, dtype=torch.bool)) | {"pixel_values": picture.pixels}
-        features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()})
-        return picture._replace(pixels=None, features=features.cpu())
+        found: list[Picture] = []
+        pictures = [image if isinstance(image, Picture) else self.look(image) for image in images]
+        for some in [[picture] for picture in pictures] if self.device.type == "cpu" else together(pictures, SEEN):
+            tokens = [picture.tokens for picture in some]
+            batch = self._shapes(some, torch.ones(1, sum(tokens), dtype=torch.bool))
+            batch["pixel_values"] = torch.cat([picture.pixels for picture in some])
+            features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()}).cpu().split(tokens)
+            found += [p._replace(pixels=None, features=f.clone()) for p, f in zip(some, features, strict=True)]  # else each keeps all
+        return found
 
     def _tokens(self, height: int, width: int) -> int:
         """How many tokens an image of this size in pixels becomes; no pixel is computed."""
@@ -296,6 +314,10 @@ class Backbone:
     def lora_targets(self) -> str:
         """A pattern of the full names of the language model's linear layers: no vision tower, no projector, no head."""
         return adapters.targets(self.model, self.core.language_model)
+
+    def checkpoint_layers(self) -> None:
+        """In training keep each layer's input only, and run the layer again on the way back: less memory for one more forward pass."""
+        self.core.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def add_lora(self, lora: Any, seed: int) -> None:
         """Put trainable LoRA (or DoRA) layers of config section `lora` into the language model, drawn from `seed`."""

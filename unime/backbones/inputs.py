@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,17 @@ class Encoded(NamedTuple):
 
     ids: np.ndarray
     pictures: tuple[Picture, ...] = ()
+
+
+def together(pictures: Sequence[Picture], tokens: int) -> list[list[Picture]]:
+    """Consecutive pictures of at most so many tokens together; a larger one goes alone."""
+    found: list[list[Picture]] = []
+    for picture in pictures:
+        if found and sum(one.tokens for one in found[-1]) + picture.tokens <= tokens:
+            found[-1].append(picture)
+        else:
+            found.append([picture])
+    return found
 
 
 def part(piece: Any) -> dict[str, str]:

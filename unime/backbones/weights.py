@@ -17,8 +17,15 @@ def loaded(kind: type[nn.Module], folder: Path, models: Any) -> nn.Module:
     device = _device(models.device)
     try:
         model, report = kind.from_pretrained(
-            folder, dtype=getattr(torch, models.dtype), use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=getattr(torch, models.dtype),
+            attn_implementation=models.attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
+    except ImportError as error:
+        raise ModelError(f"models.attention is {models.attention!r}, which this environment lacks ({error}); use 'sdpa'") from error
     except RuntimeError as error:
         raise ModelError(f"{folder}: the weights do not fit config.json ({error}); {REMEDY}") from error
     if absent := sorted(report["missing_keys"]):

@@ -92,6 +92,9 @@ class Models(Section):
     reranker: str = Field(description="folder of the MLLM that the reranker starts from")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="type of the frozen weights and of the forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto takes the GPU where there is one")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        description="transformers' attention; flash_attention_2 needs that package and a GPU; judge.backend transformers has its own"
+    )
     max_length: Positive = Field(description="tokens of a prompt; a longer one is an error that names the item")
 
 
@@ -164,8 +167,14 @@ class Reranker(Optimizer):
     list_fixed: bool = Field(description="true: always list_negatives of them; false: 1..list_negatives, drawn for each query")
 
 
+class Passes(Section):
+    batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass; a longer sequence goes alone")
+    gradient_checkpointing: bool = Field(description="keep each layer's input only: far less memory for one more forward pass")
+
+
 class Train(Section):
     image_size: Side
+    passes: Passes = Field(description="how a micro-batch goes through the model; changes no result but for rounding")
     lora: Lora = Field(description="of the three embedders")
     in_batch: InBatch = Field(description="base embedder and baseline row: VLM2Vec's recipe")
     hard_negatives: Mined = Field(description="ablation row: mined negatives, one-hot target")

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-MODEL = ("models.dtype", "models.device", "models.max_length")
+MODEL = ("models.dtype", "models.device", "models.attention", "models.max_length")
 JUDGE = ("judge.backend", "judge.image_size", "judge.shard", "judge.{judge.backend}")  # of the backends' settings only the chosen one's

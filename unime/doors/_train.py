@@ -59,6 +59,7 @@ def mined(kind: str) -> Door:
             "data.max_pixels",
             "mine.source",
             "train.image_size",
+            "train.passes",
             "train.lora",
             f"train.{kind}",
         ),

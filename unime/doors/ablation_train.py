@@ -32,6 +32,7 @@ DOOR = Door(
         "data.train_sets",
         "data.max_pixels",
         "train.image_size",
+        "train.passes",
         "train.lora",
         "train.unime_v2",
         "ablations.embedders.{key}",

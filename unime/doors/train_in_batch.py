@@ -7,7 +7,17 @@ from unime.doors._models import MODEL
 from unime.doors._train import embedder
 
 DOOR = Door(
-    sections=("seed", "models.base", *MODEL, "data.train_sets", "data.max_pixels", "train.image_size", "train.lora", "train.in_batch"),
+    sections=(
+        "seed",
+        "models.base",
+        *MODEL,
+        "data.train_sets",
+        "data.max_pixels",
+        "train.image_size",
+        "train.passes",
+        "train.lora",
+        "train.in_batch",
+    ),
     inputs=("results/data/train", "{models.base}"),
     outputs=("results/train/in_batch",),
     sweep={"results/data/train": "data.train_sets"},

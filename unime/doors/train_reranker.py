@@ -24,7 +24,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("seed", "models.reranker", *MODEL, "data.train_sets", "data.max_pixels", "mine.source", "train.reranker"),
+    sections=("seed", "models.reranker", *MODEL, "data.train_sets", "data.max_pixels", "mine.source", "train.passes", "train.reranker"),
     inputs=("results/data/train", "results/mine/{mine.source}", "{models.reranker}"),
     outputs=("results/train/reranker",),
     sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},

@@ -5,6 +5,10 @@ row of tokens without padding, [prefix, suffix 1, ..., suffix n] for each group,
 tokens that are needed.  Attention is replaced for the duration of the call: a prefix attends to itself, a suffix to its group's prefix
 and to itself.  Positions are those of the whole sequences, so the result is that of running them one by one.
 
+On a GPU in half precision the number of kernels counts as much as the work in them (`benchmarks/gpu.py`): there all groups of a row
+attend in two calls of torch's flash attention for sequences of different lengths, every prefix and suffix to itself, and every suffix to
+its prefix; a suffix's two results are put together by the sums of their exponentials.  Elsewhere groups go one by one.
+
 What was refused: a key-value cache expanded to all candidates (copies the prefix n times in every layer and keeps it), and a block
 mask over the packed row (computes n times more attention than it uses).
 """
@@ -18,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import varlen
+from torch.nn.attention.varlen import AuxRequest
 from transformers.modeling_utils import AttentionInterface
 
 from unime.backbones import Backbone, Encoded
@@ -37,6 +43,43 @@ class Span(NamedTuple):
         return self.start + self.prefix + sum(self.suffixes)
 
 
+class Cuts(NamedTuple):
+    """A row as flash attention takes it.
+
+    `own` (m,) int32: where each prefix and each suffix begins, and the row's end; `longest` of them.  `tails` (t,) and `heads` (p,) int64:
+    where the tokens of all suffixes and of all prefixes lie, of groups that have a prefix; `tail_cuts` and `head_cuts` (groups + 1,)
+    int32: where each group begins in them; `longest_tails` and `longest_head` of a group.
+    """
+
+    own: Tensor
+    longest: int
+    tails: Tensor
+    heads: Tensor
+    tail_cuts: Tensor
+    head_cuts: Tensor
+    longest_tails: int
+    longest_head: int
+
+    @staticmethod
+    def of(spans: Sequence[Span], device: torch.device) -> Cuts:
+        lengths = np.concatenate([[span.prefix, *span.suffixes] for span in spans])
+        lengths = lengths[lengths > 0]
+        shared = [span for span in spans if span.prefix]
+        heads = [np.arange(span.start, span.start + span.prefix) for span in shared] or [np.zeros(0, dtype=np.int64)]
+        tails = [np.arange(span.start + span.prefix, span.stop) for span in shared] or [np.zeros(0, dtype=np.int64)]
+
+        def places(runs: list[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.concatenate(runs)).to(device)
+
+        def cuts(sizes: Sequence[int]) -> Tensor:
+            return torch.from_numpy(np.cumsum([0, *sizes]).astype(np.int32)).to(device)
+
+        sizes = [len(run) for run in tails], [len(run) for run in heads]
+        return Cuts(
+            cuts(lengths), int(lengths.max()), places(tails), places(heads), cuts(sizes[0]), cuts(sizes[1]), max(sizes[0]), max(sizes[1])
+        )
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -45,12 +88,15 @@ def attention(
     attention_mask: Any,
     scaling: float,
     spans: Sequence[Span],
+    cuts: Cuts | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query (1, H, T, d), key and value (1, G, T, d), G dividing H -> (1, T, H, d)."""
     if sliding_window is not None:
         raise ValueError(f"a sliding window of {sliding_window} tokens cannot share prefixes; use a model with full attention")
+    if cuts is not None:
+        return _flash(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), cuts, scaling)[None], None
     out = torch.empty_like(query[0])  # (H, T, d)
     for span in spans:
         middle = span.start + span.prefix
@@ -62,6 +108,20 @@ def attention(
         tail = query[0, :, rest], key[0, :, rest], value[0, :, rest]
         out[:, rest] = _suffixes(*tail, key[0, :, own], value[0, :, own], span.suffixes, scaling)
     return out.transpose(0, 1)[None], None
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, cuts: Cuts, scaling: float) -> Tensor:
+    """The same for all groups at once: q (T, H, d), k and v (T, G, d) -> (T, H, d)."""
+    how = {"return_aux": AuxRequest(lse=True), "scale": scaling, "enable_gqa": True}
+    own, longest = cuts.own, cuts.longest
+    out, own_sums = varlen.varlen_attn(q, k, v, own, own, longest, longest, window_size=(-1, 0), **how)  # sums: (H, T), logarithms
+    if not len(cuts.tails):
+        return out
+    asked, keys, values = q[cuts.tails], k[cuts.heads], v[cuts.heads]
+    sizes = cuts.tail_cuts, cuts.head_cuts, cuts.longest_tails, cuts.longest_head
+    shared, sums = varlen.varlen_attn(asked, keys, values, *sizes, **how)
+    share = torch.sigmoid(sums - own_sums[:, cuts.tails]).T[..., None].to(q.dtype)  # of the prefix in a token's attention
+    return out.index_copy(0, cuts.tails, torch.lerp(out[cuts.tails], shared, share))
 
 
 def _suffixes(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
@@ -107,13 +167,14 @@ def installed(language_model: nn.Module) -> Iterator[None]:
 
 class Packed(NamedTuple):
     """T tokens of a block: `ids` (T,), `positions` (..., T), `features` (V, D) of its image tokens in order, `last` (N,) where each
-    sequence's last token lies, groups and their sequences in order."""
+    sequence's last token lies, groups and their sequences in order; `cuts` where flash attention can be had."""
 
     ids: Tensor
     positions: Tensor
     features: Tensor | None
     spans: tuple[Span, ...]
     last: Tensor
+    cuts: Cuts | None = None
 
 
 def common_prefix(sequences: Sequence[Encoded], image_token: int) -> int:
@@ -164,6 +225,7 @@ def pack(groups: Sequence[Sequence[Encoded]], backbone: Backbone) -> Packed:
         torch.cat(features).to(device) if features else None,
         tuple(spans),
         torch.tensor(last, device=device),
+        Cuts.of(spans, device) if device.type == "cuda" and backbone.head.weight.dtype in (torch.bfloat16, torch.float16) else None,
     )
 
 
@@ -196,5 +258,6 @@ def last_hidden(packed: Packed, backbone: Backbone) -> Tensor:
         attention_mask=none,
         use_cache=False,
         spans=packed.spans,
+        cuts=packed.cuts,
     )
     return out.last_hidden_state[0, packed.last]

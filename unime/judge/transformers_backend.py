@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from unime.embed import Lanes
 from unime.judge import Question, blocks, shared_prefix
 from unime.judge.tokens import Tokens
 
-BLOCK = 64  # candidates that are worth a forward pass: questions with fewer are put together
-STORED = 1 << 17  # visual tokens of pictures kept at hand
+BLOCK = {"cpu": 64, "cuda": 256}  # candidates that are worth a forward pass: questions with fewer are put together
+STORED = {"cpu": 1 << 17, "cuda": 1 << 18}  # visual tokens of pictures kept at hand
+LOOKED = 16  # pictures of a block that a thread holds as pixels at a time
 
 
 def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> TransformersJudge:
@@ -47,6 +49,7 @@ class TransformersJudge:
 
             @torch.inference_mode()
             def work(block: list[Question]) -> list[np.ndarray]:
+                self.pictures.ahead([id for one in block for id in (one.query, *one.candidates)], lanes.turn)
                 groups = [self.sequences(question) for question in block]
                 found = []
                 for some in passes(groups, self.backbone.image_token, self.batch_tokens):
@@ -55,7 +58,8 @@ class TransformersJudge:
                         found.append(self._logits(shared_prefix.last_hidden(packed, self.backbone)))
                 return np.split(np.concatenate(found), np.cumsum([len(group) for group in groups])[:-1])
 
-            return [answer for block in shards.spread(blocks(questions, BLOCK), work, lanes.count) for answer in block]
+            cut = blocks(questions, BLOCK[self.backbone.device.type])
+            return [answer for block in shards.spread(cut, work, lanes.count) for answer in block]
 
     def plain(self, question: Question) -> np.ndarray:
         """As `answers`, one sequence at a time and nothing shared: what `answers` must equal."""
@@ -105,10 +109,7 @@ def passes(groups: Sequence[list[Encoded]], image_token: int, budget: int) -> It
 
 
 class Pictures:
-    """Items' images after the vision tower, the most recently used STORED tokens of them kept; used by several threads.
-
-    An image passes the tower alone, so what is kept changes no result.
-    """
+    """Items' images after the vision tower, the most recently used STORED tokens of them kept; used by several threads."""
 
     def __init__(self, backbone: Backbone, items: Items):
         self.backbone, self.items = backbone, items
@@ -116,17 +117,34 @@ class Pictures:
         self._tokens = 0
         self._lock = threading.Lock()
 
+    def ahead(self, ids: Iterable[str], turn: AbstractContextManager[object]) -> None:
+        """On a GPU, see what is not kept of these items' images, several at a time: decoded here, computed in this thread's turn."""
+        if self.backbone.device.type == "cpu":
+            return
+        places = {self.items.image_place(id): id for id in ids if self.items.has_image(id)}
+        with self._lock:
+            wanted = [id for place, id in places.items() if place not in self._kept]
+        for some in shards.cut(wanted, LOOKED):
+            looked = [self.backbone.look(self.items[id].image) for id in some]
+            with turn:
+                seen = self.backbone.see_all(looked)
+            for id, picture in zip(some, seen, strict=True):
+                self._keep(self.items.image_place(id), picture)
+
     def __getitem__(self, id: str) -> Picture:
         place = self.items.image_place(id)
         with self._lock:
             if place in self._kept:
                 self._kept.move_to_end(place)
                 return self._kept[place]
-        seen = self.backbone.see(self.items[id].image)
+        return self._keep(place, self.backbone.see(self.items[id].image))
+
+    def _keep(self, place: tuple[str, str], seen: Picture) -> Picture:
+        """What is kept of this image from now on: where another thread was faster, its object is the one that others hold."""
         with self._lock:
-            if place not in self._kept:  # else another thread was faster: its object is the one that others hold
+            if place not in self._kept:
                 self._kept[place] = seen
                 self._tokens += len(seen.features)
-                while self._tokens > STORED and len(self._kept) > 1:
+                while self._tokens > STORED[self.backbone.device.type] and len(self._kept) > 1:
                     self._tokens -= len(self._kept.popitem(last=False)[1].features)
             return self._kept[place]

@@ -31,7 +31,7 @@ from unime.mine import mine
 from unime.plan import tokens as sizes_of
 from unime.plan.tokens import Sizes
 from unime.train.data import Shown, batch_at
-from unime.train.loop import accelerator_for, fit
+from unime.train.loop import accelerator_for, fit, prepared
 
 
 class Rate(NamedTuple):
@@ -126,6 +126,7 @@ def training(kind: str, backbone: Backbone, sizes: Sizes, table: pl.DataFrame, c
     accelerator, shown = accelerator_for(backbone), Shown(backbone, sizes.items, limit=1 << 33)
     table = table.head(min(settings.batch, max(16, 4 * settings.micro)))
     one, seen = sizes_of.trainer(kind, table, shown, settings, seed, accelerator), set()
+    one.budget = prepared(backbone, config.train.passes)
 
     def work(count: int) -> Measured:
         batch = batch_at(0, len(table), count, seed)

@@ -151,7 +151,7 @@ def of_questions(asking: Sequence[Question], sizes: Sizes, batch_tokens: int) ->
     judge = TransformersJudge(sizes.backbone, sizes.items, batch_tokens)
     judge.pictures = sizes
     shared = plain = 0
-    for block in blocks(asking, BLOCK):
+    for block in blocks(asking, BLOCK[_device(sizes)]):
         groups = [judge.sequences(question) for question in block]
         plain += sum(len(sequence.ids) for group in groups for sequence in group)
         for some in passes(groups, sizes.backbone.image_token, batch_tokens):
@@ -177,11 +177,16 @@ def of_judge(sets: Sequence[tuple[Sizes, pl.DataFrame, pl.DataFrame | None]], se
     return Load(shared, images, plain, sample)
 
 
+def _device(sizes: Sizes) -> str:
+    """Where the model will compute; it may be open without weights here."""
+    return "cuda" if torch.cuda.is_available() and sizes.backbone.models.device != "cpu" else "cpu"
+
+
 def _towers(sizes: Sizes, pairs: pl.DataFrame, k: int) -> float:
     """Images that pass the judge's vision tower: each once where the set's fit its store, else wherever they are shown."""
     items, pool = sizes.items, pairs["positive"].unique().to_list()
     places = {items.image_place(id) for id in {*pairs["query"], *pool} if items.has_image(id)}
-    if len(places) * sizes.image_tokens() <= STORED:
+    if len(places) * sizes.image_tokens() <= STORED[_device(sizes)]:
         return float(len(places))
     shown = sum(map(items.has_image, pool)) / max(1, len(pool)) * min(k + 1, len(pool))
     return sum(map(items.has_image, pairs["query"])) + len(pairs) * shown

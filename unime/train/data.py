@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unime.backbones import Backbone, Encoded
+from unime.shards import cut
 
 KEPT = 1 << 30
 """Bytes of image features kept in memory."""
 
 WORKERS, WAITING = 8, 256
 """Threads that decode images ahead, and the most images that wait for their step."""
+
+LOOKED = 32
+"""Images that are held as pixels for one pass of the vision tower."""
 
 OVERHEAD = {"cpu": 64, "cuda": 2048}
 """What one more forward pass costs, in tokens: below it, padding is cheaper than another pass."""
@@ -74,30 +78,43 @@ class Shown:
 
     def content(self, id: str) -> Any:
         """The item with a `Picture` in place of its image."""
-        if id in self._kept:
+        return self.contents([id])[id]
+
+    def contents(self, ids: Iterable[str]) -> dict[str, Any]:
+        """Several items, LOOKED of the new images at a time through the tower; whatever has to go to make room, all of them are given."""
+        found = {id: self._kept.get(id) for id in dict.fromkeys(ids)}
+        for some in cut([id for id, content in found.items() if content is None], LOOKED):
+            fresh = {id: self._read(id) for id in some}
+            seen = iter(self.backbone.see_all([content.image for content in fresh.values() if content.image is not None]))
+            for id, content in fresh.items():
+                found[id] = content if content.image is None else replace(content, image=next(seen))
+        for id, content in found.items():
+            if id not in self._kept:
+                self._kept[id] = content
+                self.used += _size(content)
             self._kept.move_to_end(id)
-            return self._kept[id]
-        begun = self._begun.pop(id, None)
-        self._begin()
-        content = begun.result() if begun else self.items[id]
-        if content.image is not None:
-            content = replace(content, image=self.backbone.see(content.image))
-        self._kept[id] = content
-        self.used += _size(content)
         while self.used > self.limit and len(self._kept) > 1:
             self.used -= _size(self._kept.popitem(last=False)[1])
-        return content
+        return found
+
+    def _read(self, id: str) -> Any:
+        begun = self._begun.pop(id, None)
+        self._begin()
+        return begun.result() if begun else self.items[id]
 
     def _looked(self, id: str) -> Any:
         content = self.items[id]
         return replace(content, image=self.backbone.look(content.image))
 
-    def item(self, id: str) -> Encoded:
-        """The embedder's input for one item.  Raises ValueError naming an item that is too long."""
-        try:
-            return self.backbone.encode(self.backbone.item_prompt(self.content(id)))
-        except ValueError as error:
-            raise ValueError(f"item {id}: {error}") from error
+    def encoded(self, ids: Iterable[str]) -> list[Encoded]:
+        """The embedder's input for each item.  Raises ValueError naming an item that is too long."""
+        found = []
+        for id, content in self.contents(ids).items():
+            try:
+                found.append(self.backbone.encode(self.backbone.item_prompt(content)))
+            except ValueError as error:
+                raise ValueError(f"item {id}: {error}") from error
+        return found
 
 
 def _size(content: Any) -> int:
@@ -105,11 +122,11 @@ def _size(content: Any) -> int:
     return 200 + len(content.text) + (0 if features is None else features.numel() * features.element_size())
 
 
-def groups(lengths: Sequence[int], overhead: int, most: int | None = None) -> list[list[int]]:
+def groups(lengths: Sequence[int], overhead: int, most: int | None = None, budget: int | None = None) -> list[list[int]]:
     """Split sequences into forward passes so that tokens, padding and `overhead` tokens a pass together are fewest.
 
-    Returns lists of indices, shortest sequences first, at most `most` in a list.  The best last cut before each length is found by
-    dynamic programming over the sorted lengths.
+    Returns lists of indices, shortest sequences first, at most `most` in a list and at most `budget` tokens with padding (one sequence
+    may have more).  The best last cut before each length is found by dynamic programming over the sorted lengths.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     edges = [at for at in range(1, len(order)) if lengths[order[at]] != lengths[order[at - 1]]]
@@ -117,11 +134,15 @@ def groups(lengths: Sequence[int], overhead: int, most: int | None = None) -> li
     stops = sorted({*edges, *range(limit, len(order), limit), len(order)})
     cost, cut = {0: 0}, {0: 0}
     for stop in stops if order else []:
+        longest = lengths[order[stop - 1]]
         starts = [s for s in cost if stop - s <= limit]
-        cut[stop] = min(starts, key=lambda s: cost[s] + (stop - s) * lengths[order[stop - 1]])
-        cost[stop] = cost[cut[stop]] + (stop - cut[stop]) * lengths[order[stop - 1]] + overhead
+        cut[stop] = min(starts, key=lambda s: cost[s] + (stop - s) * longest)
+        cost[stop] = cost[cut[stop]] + (stop - cut[stop]) * longest + overhead
     found, stop = [], len(order)
     while stop:
-        found.append(order[cut[stop] : stop])
-        stop = cut[stop]
+        some, stop = order[cut[stop] : stop], cut[stop]
+        while some:  # what is over the budget is cut from its longest sequences on
+            fit = max(1, budget // lengths[some[-1]]) if budget else len(some)
+            found.append(some[-fit:])
+            some = some[:-fit]
     return found[::-1]

@@ -23,7 +23,7 @@ from unime.backbones import Backbone, Encoded
 from unime.lanes import ONE, GradientLanes
 from unime.train import card, gradcache, losses
 from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
-from unime.train.loop import accelerator_for, fit, share
+from unime.train.loop import accelerator_for, fit, prepared, share
 
 PASSES = {"cpu": 4, "cuda": 1}
 """Forward passes that items are cut into at least, so that lanes have something to share."""
@@ -45,10 +45,11 @@ def train_embedder(
     settings = getattr(view.train, kind) if settings is None else settings
     backbone.add_lora(view.train.lora, view.seed)
     accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
+    budget = prepared(backbone, view.train.passes)
     if kind == "in_batch":
-        accumulate = InBatch(shown, table, settings, accelerator)
+        accumulate = InBatch(shown, table, settings, accelerator, budget)
     else:
-        accumulate = Mined(shown, table, settings, accelerator, soft=kind == "unime_v2")
+        accumulate = Mined(shown, table, settings, accelerator, soft=kind == "unime_v2", budget=budget)
         notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
         job.log.info("flat targets: %s", notes["flat targets"])
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
@@ -59,17 +60,17 @@ def train_embedder(
 
 
 class Embedder:
-    """Distinct items to embeddings, a few forward passes at a time."""
+    """Distinct items to embeddings, a few forward passes of at most `budget` tokens at a time."""
 
-    def __init__(self, shown: Shown) -> None:
-        self.shown, self.backbone = shown, shown.backbone
+    def __init__(self, shown: Shown, budget: int | None) -> None:
+        self.shown, self.backbone, self.budget = shown, shown.backbone, budget
         self.parameters = list(trained(self.backbone.model).values())
 
     def passes(self, ids: list[str], most: int | None = None) -> tuple[list[list[Encoded]], dict[str, int]]:
         """Forward passes over the distinct items, at most `most` in each, and the row that each item will have."""
         distinct, device = sorted(set(ids)), self.backbone.device.type
-        encoded = [self.shown.item(id) for id in distinct]
-        split = groups([len(e.ids) for e in encoded], OVERHEAD[device], min(most or len(distinct), -(-len(distinct) // PASSES[device])))
+        encoded, largest = self.shown.encoded(distinct), -(-len(distinct) // PASSES[device])
+        split = groups([len(e.ids) for e in encoded], OVERHEAD[device], min(most or len(distinct), largest), self.budget)
         order = [i for group in split for i in group]
         return [[encoded[i] for i in group] for group in split], {distinct[i]: row for row, i in enumerate(order)}
 
@@ -81,8 +82,10 @@ class Embedder:
 class Mined(Embedder):
     """Soft or one-hot loss over the positive and the first k mined negatives."""
 
-    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, soft: bool) -> None:
-        super().__init__(shown)
+    def __init__(
+        self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, soft: bool, budget: int | None = None
+    ) -> None:
+        super().__init__(shown, budget)
         self.settings, self.accelerator, self.soft = settings, accelerator, soft
         k, pairs = settings.negatives, table["pair"].to_list()
         short = table.filter((pl.col("negatives").list.len() < k) | (pl.col("scores").list.len() < k))
@@ -124,8 +127,8 @@ class Mined(Embedder):
 class InBatch(Embedder):
     """InfoNCE of each query against all positives of the batch, over all processes."""
 
-    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator) -> None:
-        super().__init__(shown)
+    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, budget: int | None = None) -> None:
+        super().__init__(shown, budget)
         self.settings, self.accelerator = settings, accelerator
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
 

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from unime.backbones import Backbone
 from unime.lanes import GradientLanes, open_lanes
-from unime.train import checkpoint, dense
+from unime.train import checkpoint, dense, lean
 from unime.train.data import Batch, batch_at, trained
 
 CLIP = 1.0
@@ -53,6 +53,19 @@ def accelerator_for(backbone: Backbone) -> Accelerator:
     return Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
 
 
+def prepared(backbone: Backbone, passes: Any) -> int:
+    """Set the backbone's layers up for training as the config's section `train.passes` says; returns the tokens of a forward pass.
+
+    Small float32 models on a CPU get `dense`, all others `lean`.  Where a layer is run twice (gradient checkpointing), dropout must draw
+    what torch can draw again, so `dense` is left out.
+    """
+    if passes.gradient_checkpointing:
+        backbone.checkpoint_layers()
+    small = backbone.device.type == "cpu" and backbone.models.dtype == "float32"
+    (dense if small and not passes.gradient_checkpointing else lean).use(backbone.model)
+    return passes.batch_tokens
+
+
 def share(batch: Batch, accelerator: Accelerator) -> list[int]:
     """This process's rows of a batch.  Raises ValueError where they cannot be dealt out evenly."""
     if len(batch.rows) % accelerator.num_processes:
@@ -67,8 +80,6 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     ValueError where a gradient is not finite or the batch does not fit the table.
     """
     batch_at(0, rows, settings.batch, seed)
-    if backbone.device.type == "cpu" and backbone.models.dtype == "float32":
-        dense.use(backbone.model)
     parameters = trained(backbone.model)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
     saved = Path(job.scratch) / "checkpoint.safetensors"

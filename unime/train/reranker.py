@@ -21,7 +21,7 @@ from unime.backbones import Backbone, Encoded, Prompt
 from unime.lanes import ONE, GradientLanes
 from unime.train import card
 from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
-from unime.train.loop import accelerator_for, fit, share
+from unime.train.loop import accelerator_for, fit, prepared, share
 
 
 class Turn(NamedTuple):
@@ -45,7 +45,7 @@ def train_reranker(table: pl.DataFrame, items: Any, backbone: Backbone, view: An
     settings = view.train.reranker
     backbone.add_lora(settings.lora, view.seed)
     accelerator = accelerator_for(backbone)
-    accumulate = Answers(Shown(backbone, items), table, settings, view.seed, accelerator)
+    accumulate = Answers(Shown(backbone, items), table, settings, view.seed, accelerator, prepared(backbone, view.train.passes))
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
         card.write(out, backbone, "reranker", log, view, table["dataset"].to_list(), {})
@@ -75,8 +75,11 @@ def sequences(query: str, positive: str, negatives: Sequence[str], rng: np.rando
 class Answers:
     """Accumulates the gradient of L over a batch, in forward passes of sequences of like length."""
 
-    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, seed: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self, shown: Shown, table: pl.DataFrame, settings: Any, seed: int, accelerator: Accelerator, budget: int | None = None
+    ) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
+        self.budget = budget
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows = []
         for pair, query, positive, negatives, scores, reasons in zip(*(table[c].to_list() for c in columns), strict=True):
@@ -93,8 +96,9 @@ class Answers:
         mine, total = share(batch, self.accelerator), 0.0
         for at in range(0, len(mine), self.settings.micro):
             found = [turn for row in mine[at : at + self.settings.micro] for turn in self.turns(row, batch.epoch)]
+            self.shown.contents(id for turn in found for id in (turn.query, *turn.candidates))  # new images pass the tower together
             encoded = [self.encode(turn) for turn in found]
-            split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type])
+            split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type], budget=self.budget)
 
             def loss(group: list[int], found: list[Turn] = found, encoded: list[Encoded] = encoded) -> torch.Tensor:
                 inputs = self.backbone.collate([encoded[i] for i in group], [found[i].answer for i in group])
