@@ -51,7 +51,7 @@ SIDE, TOKENS = 448, 1 << 15
 """Pixels of a picture's side (256 tokens, 1,024 patches), and tokens of a forward pass."""
 LORA = SimpleNamespace(rank=16, alpha=64, dropout=0.1, dora=True, init="gaussian")  # the public code's
 QUERIES, NEGATIVES = 64, 8
-WAYS = (("lean", False, 4), ("lean", True, 16), ("peft's", False, 4))
+WAYS = (("lean", False, 8), ("lean", True, 64), ("peft's", False, 4))
 """Layers, gradient checkpointing, and queries of a micro-batch."""
 
 

@@ -134,6 +134,20 @@ def test_lean_layers_are_pefts(folder, nano, dora, dropout):
     assert (found - plain).abs().max() < 1e-6 * plain.abs().max() and plain.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_lean_layers_notice_an_optimizers_step(folder, nano, foreach):
+    """What is kept from pass to pass may not outlive the weights that it was made of."""
+    model, accumulate = accumulator("unime_v2", folder, nano, lora__dropout=0.0)
+    lean.use(model)
+    batch, trained = batch_at(0, 24, 8, 1), [p for p in model.parameters() if p.requires_grad]
+    before = gradient_of(model, accumulate, batch)[0]
+    torch.optim.AdamW(trained, lr=0.01, foreach=foreach).step()
+    after, kept = gradient_of(model, accumulate, batch)
+    lean.use(model)
+    fresh, again = gradient_of(model, accumulate, batch)
+    assert after == fresh and after != pytest.approx(before, rel=1e-3) and torch.equal(kept, again)
+
+
 def test_lean_layers_train_in_bfloat16_as_in_float32(folder, nano):
     """Gradients are off by bfloat16's rounding, as peft's are, whose low-rank products are float32."""
     batch, found = batch_at(0, 24, 8, 1), {}

@@ -65,9 +65,9 @@ def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int
 
     @torch.inference_mode()
     def work(batch: list[str]) -> np.ndarray:
-        prepared = [_encoded(id, items, backbone, tokens[id][0]) for id in batch]
+        prepared = backbone.collate([_encoded(id, items, backbone, tokens[id][0]) for id in batch])
         with lanes.turn:
-            return backbone.embed(backbone.collate(prepared)).cpu().numpy()
+            return backbone.embed(prepared).cpu().numpy()
 
     rows: dict[str, np.ndarray] = {}
     with Lanes(backbone.device) as lanes:
@@ -79,16 +79,22 @@ def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int
     return np.stack([rows[id] for id in ids])
 
 
+PREPARING = 6
+"""Threads that prepare batches for a GPU, at most."""
+
+
 class Lanes:
     """How many batches run side by side: as many as torch has threads, each on one thread of its own.
 
     Small batches on a CPU lose more to threads waiting for each other inside an operation than they gain, and other processes on
     the same cores make it worse by a factor of ten; whole batches side by side need no waiting, and no result depends on the number
-    of threads.  On a GPU the lanes read and prepare images and `turn` lets one batch at a time compute.
+    of threads.  On a GPU the lanes read and prepare images and `turn` lets one batch at a time compute; more than a few of them would
+    keep the one that computes from Python.
     """
 
     def __init__(self, device: torch.device):
-        self.count = self._before = torch.get_num_threads()
+        self._before = torch.get_num_threads()
+        self.count = self._before if device.type == "cpu" else min(self._before, PREPARING)
         self.turn: AbstractContextManager[object] = nullcontext() if device.type == "cpu" else threading.Lock()
 
     def __enter__(self) -> Lanes:

@@ -22,7 +22,7 @@ WORKERS, WAITING = 8, 256
 LOOKED = 32
 """Images that are held as pixels for one pass of the vision tower."""
 
-OVERHEAD = {"cpu": 64, "cuda": 2048}
+OVERHEAD = {"cpu": 64, "cuda": 4096}
 """What one more forward pass costs, in tokens: below it, padding is cheaper than another pass."""
 
 

@@ -6,7 +6,8 @@ to the gradient, as DoRA's section 4.3 has it), c = m / n (1 for plain LoRA) and
 in a dozen operations, each of which keeps a matrix of the outputs' size, some in float32.  Here:
 
 1. n needs no matrix of W's size: n^2 = |W|^2 + 2 s B . (W A^T) + s^2 |B A|^2, row by row.  |W|^2 is computed once, W A^T and
-   |B A|^2 = b (A A^T) b^T are thin.
+   |B A|^2 = b (A A^T) b^T are thin.  What depends on the weights alone (n, c, A and c s B in the type of x) is computed once an
+   optimizer step, not in every pass: on a GPU the number of operations counts more than their size.
 2. Forward: y = W x and z = W x' (without dropout the same), then (c - 1) z and (c s B) (A x') are added in place.
 3. Kept: x (shared by the layers that read it), one byte an element of dropout's mask, A x', and z for the gradient of m.
 4. Backward, with g the gradient of y: gB = c s g^T A x', gA = (c s B^T g)^T x', gm = (sum g z + s B . (g^T A x')) / n,
@@ -19,7 +20,7 @@ c s B A + (c - 1) W as in `unime.train.dense` (as large as the model, and its gr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -28,59 +29,51 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 
+class Fixed(NamedTuple):
+    """What a layer's passes share until its weights change: `a` (r, in) and `outer` (out, r), A and c s B in the products' type; for DoRA
+    `less` (out,), c - 1 in that type, and `factor` c s and `norm` n, both (out,) and exact; `factor` of plain LoRA is (1,), s."""
+
+    a: Tensor
+    outer: Tensor
+    factor: Tensor
+    less: Tensor | None = None
+    norm: Tensor | None = None
+
+
 class Adapted(torch.autograd.Function):
-    """y (T, out) of x (T, in); `m` and `squares` (out,) are None for plain LoRA, `p` is dropout's share."""
+    """y (T, out) of x (T, in); A, B and m, of which m may be None, are given for their gradients alone; `p` is dropout's share."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        m: Tensor | None,
-        squares: Tensor | None,
-        s: float,
-        p: float,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, m: Tensor | None, fixed: Fixed, s: float, p: float
     ) -> Tensor:
-        kind = x.dtype
         dropped, mask = torch.native_dropout(x, p, True) if p else (x, None)
-        y = linear(x, weight, bias)
-        low, z, c, norm = dropped @ a.to(kind).T, None, None, None
-        outer = s * b
-        if m is not None:
-            norm = norms(weight, a, b, squares, s)
-            c = m / norm
-            outer = c[:, None] * outer
+        y, low, z = linear(x, weight, bias), dropped @ fixed.a.T, None
+        if fixed.less is not None:
             z = linear(dropped, weight) if p else (y - bias if bias is not None else y.clone())
-            y.addcmul_(z, (c - 1).to(kind))
-        y.addmm_(low, outer.T.to(kind))
-        ctx.save_for_backward(x, weight, a, b, mask, low, z, c, norm)
-        ctx.s, ctx.p = s, p
+            y.addcmul_(z, fixed.less)
+        y.addmm_(low, fixed.outer.T)
+        ctx.save_for_backward(x, weight, b, mask, low, z)
+        ctx.fixed, ctx.s, ctx.p = fixed, s, p
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b, mask, low, z, c, norm = ctx.saved_tensors
-        s, kind = ctx.s, x.dtype
-        outer = s * b if c is None else c[:, None] * s * b
-        inner = g @ outer.to(kind)  # (T, r)
-        dropped = x if mask is None else _kept(x, mask, ctx.p)
-        product = (g.T @ low).float()  # (out, r)
-        found_a = (inner.T @ dropped).to(a.dtype)
-        found_b = (product * (s if c is None else s * c[:, None])).to(b.dtype)
-        found_m = None
-        if c is not None:
-            found_m = ((g * z).sum(0, dtype=torch.float32 if kind != torch.float64 else kind) + s * (b * product).sum(1)) / norm
-        found_x = None
+        x, weight, b, mask, low, z = ctx.saved_tensors
+        fixed, p = ctx.fixed, ctx.p
+        inner = g @ fixed.outer  # (T, r)
+        found_a = (inner.T @ (x if mask is None else _kept(x, mask, p))).to(b.dtype)
+        product = (g.T @ low).to(b.dtype)  # (out, r)
+        found_b, found_m, found_x = product * fixed.factor[:, None], None, None
+        if z is not None:
+            found_m = (g * z).sum(0, dtype=b.dtype).add_((b * product).sum(1), alpha=ctx.s).div_(fixed.norm)
         if ctx.needs_input_grad[0]:
-            part = inner @ a.to(kind)
-            if c is not None:
-                part.addmm_(g * (c - 1).to(kind), weight)
+            part = inner @ fixed.a
+            if z is not None:
+                part.addmm_(g * fixed.less, weight)
             found_x = g @ weight
-            found_x += part if mask is None else _kept(part, mask, ctx.p)
+            found_x += part if mask is None else _kept(part, mask, p)
         return found_x, None, None, found_a, found_b, found_m, None, None, None
 
 
@@ -89,10 +82,16 @@ def _kept(x: Tensor, mask: Tensor, p: float) -> Tensor:
     return torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - p))
 
 
-def norms(weight: Tensor, a: Tensor, b: Tensor, squares: Tensor, s: float) -> Tensor:
-    """(out,) the norms of the rows of W + s B A."""
-    across = (b * (weight @ a.to(weight.dtype).T).to(b.dtype)).sum(1)
-    return (squares + 2 * s * across + s * s * ((b @ (a @ a.T)) * b).sum(1)).clamp_min(torch.finfo(b.dtype).tiny).sqrt()
+@torch.no_grad()
+def fixed_of(weight: Tensor, a: Tensor, b: Tensor, m: Tensor | None, squares: Tensor | None, s: float) -> Fixed:
+    """What passes share; `squares` (out,) are |W|^2, row by row."""
+    kind = weight.dtype
+    if m is None:
+        return Fixed(a.to(kind), (s * b).to(kind), torch.full((1,), s, dtype=b.dtype, device=b.device))
+    across = (b * (weight @ a.to(kind).T).to(b.dtype)).sum(1)
+    norm = (squares + 2 * s * across + s * s * ((b @ (a @ a.T)) * b).sum(1)).clamp_min(torch.finfo(b.dtype).tiny).sqrt()
+    c = m / norm
+    return Fixed(a.to(kind), (c[:, None] * (s * b)).to(kind), c * s, (c - 1).to(kind), norm)
 
 
 def use(model: nn.Module) -> int:
@@ -105,21 +104,26 @@ def use(model: nn.Module) -> int:
 
 
 class _Forward:
-    """The layer's forward pass; a class, so that the squares are computed once."""
+    """The layer's forward pass, with what it remembers until the weights change."""
 
     def __init__(self, layer: Linear, name: str) -> None:
-        self.layer, self.name, self.base, self.scaling = layer, name, layer.get_base_layer(), layer.scaling[name]
-        self.dora = name in layer.lora_magnitude_vector
-        self.squares = None
-        if self.dora:
-            exact = torch.float64 if self.base.weight.dtype == torch.float64 else torch.float32
-            self.squares = torch.linalg.vector_norm(self.base.weight, dim=1, dtype=exact).square()
+        self.layer, self.dropout, self.scaling = layer, layer.lora_dropout[name], layer.scaling[name]
+        base = layer.get_base_layer()
+        self.weight, self.bias, self.squares = base.weight, base.bias, None
+        self.a, self.b, self.m = layer.lora_A[name].weight, layer.lora_B[name].weight, None
+        if name in layer.lora_magnitude_vector:
+            self.m = layer.lora_magnitude_vector[name].weight
+            self.squares = torch.linalg.vector_norm(self.weight, dim=1, dtype=self.b.dtype).square()
+        self._fixed: tuple[tuple[int, ...], Fixed] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        layer, name = self.layer, self.name
-        dropout = layer.lora_dropout[name]
-        p = dropout.p if layer.training and isinstance(dropout, nn.Dropout) else 0.0
-        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        m = layer.lora_magnitude_vector[name].weight if self.dora else None
-        y = Adapted.apply(x.reshape(-1, x.shape[-1]), self.base.weight, self.base.bias, a, b, m, self.squares, self.scaling, p)
+        p = self.dropout.p if self.layer.training and isinstance(self.dropout, nn.Dropout) else 0.0
+        y = Adapted.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.a, self.b, self.m, self.fixed(), self.scaling, p)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def fixed(self) -> Fixed:
+        """Computed again after any change of A, B or m in place, as an optimizer makes it (torch counts them)."""
+        versions = tuple(-1 if one is None else one._version for one in (self.a, self.b, self.m))
+        if self._fixed is None or self._fixed[0] != versions:
+            self._fixed = versions, fixed_of(self.weight, self.a, self.b, self.m, self.squares, self.scaling)
+        return self._fixed[1]
