@@ -43,7 +43,7 @@ def values(config, suite: Path, nano: Path) -> dict:
     found["evaluate"] |= {"tasks": TASKS, "crossmodal": COLUMNS}
     for kind in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
         found["train"][kind] |= TRAINING | ({"negatives": 3} if "negatives" in found["train"][kind] else {})
-    found["train"]["in_batch"]["micro"], found["ablations"] = 16, {"judges": {}, "embedders": {}}
+    found["train"]["in_batch"]["micro"], found["ablations"] = 16, {"embedders": {}}
     return found
 
 
