@@ -265,6 +265,12 @@ def test_published_negatives_need_no_judge(asked, tmp_path: Path) -> None:
     assert [one.stage for one in counts.work(given, tmp_path, tmp_path)][0] == "train_in_batch"
 
 
+def test_other_judgements_than_the_runs_own_are_noted(run: Path, asked) -> None:
+    given = asked.model_copy(update={"mine": asked.mine.model_copy(update={"judgements": "results/judges/nano-published"})})
+    (note,) = estimate(run, given).notes
+    assert note.startswith("mine.judgements is 'results/judges/nano-published'") and not estimate(run, asked).notes
+
+
 def test_a_batch_larger_than_the_table_is_found_before_the_run(run: Path, asked) -> None:
     large = asked.train.in_batch.model_copy(update={"batch": 1000})
     plan = estimate(run, asked.model_copy(update={"train": asked.train.model_copy(update={"in_batch": large})}))
