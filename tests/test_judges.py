@@ -138,6 +138,16 @@ def test_a_judge_agrees_with_itself_and_not_with_its_opposite():
     assert (whole["rho"], whole["rho_in_pair"]) == pytest.approx((-1, -1))
 
 
+def test_a_pair_without_one_positive_is_named():
+    one = table({"p": (0.9, [0.1]), "q": (0.5, [0.7])})
+    lost = one.filter((pl.col("pair") != "q") | ~pl.col("positive"))
+    with pytest.raises(ArtifactError, match="pair q: its positive has no judgement; run the judges' stages again"):
+        compared(lost, lost)
+    two = one.with_columns(positive=pl.col("positive") | (pl.col("pair") == "q"))
+    with pytest.raises(ArtifactError, match="pair q has two positives"):
+        compared(two, two)
+
+
 def test_the_report_has_a_row_a_set_and_one_for_all():
     one, none = table({"p": (0.9, [0.1, 0.2, 0.95])}), table({"q": (0.9, [])})
     figures = agreement.report([("A", one, one), ("B", none, none)], NAMES, beta=0.01)
