@@ -41,7 +41,7 @@ include: "workflow/rules/nano.smk"  # the embedded suite and its MLLM
 include: "workflow/rules/fetch.smk"  # published data and weights
 include: "workflow/rules/data.smk"  # published layout -> items, pairs, tasks
 include: "workflow/rules/retrieve.smk"  # base embedder -> vectors -> 50 candidates a query
-include: "workflow/rules/judge.smk"  # an MLLM's yes or no -> hard negatives
+include: "workflow/rules/judge.smk"  # an MLLM's yes or no, or several's -> hard negatives
 include: "workflow/rules/train.smk"  # two embedders and the reranker
 include: "workflow/rules/evaluate.smk"  # one job a task -> the table
 include: "workflow/rules/ablations.smk"  # one setting changed at a time; only on request

@@ -181,19 +181,19 @@ def test_items_are_checked_against_the_configuration(here: Path) -> None:
 
 def test_items_of_a_mapping_have_a_name_and_a_value_and_know_their_own_part_only(here: Path) -> None:
     values = yaml.safe_load(Path("config.yaml").read_text())
-    values["ablations"]["judges"]["other"] = {"model": "in", "mode": "exact"}
+    values["judge"]["models"]["other"] = {"model": "in", "mode": "exact"}
     Path("config.yaml").write_text(yaml.safe_dump(values))
     Path("in").write_text("a")
 
     def run(view: config.View, job: door.Job, inputs: list[Path], outputs: list[Path]) -> str:
         with pytest.raises(AttributeError, match="does not declare the section 'nano-published'"):
-            _ = view.ablations.judges["nano-published"]
+            _ = view.judge.models["nano-published"]
         outputs[0].write_text(str(inputs[0]))
-        return view.ablations.judges[job.item].mode
+        return view.judge.models[job.item].mode
 
-    it = Door(("ablations.judges.{key}",), ("{item.model}",), ("out/{key}",), run, items="ablations.judges")
+    it = Door(("judge.models.{key}",), ("{item.model}",), ("out/{key}",), run, items="judge.models")
     assert enter(it, "other") == "made out/other: exact" and Path("out/other").read_text() == "in"
-    with pytest.raises(door.StageError, match="'othr' is not in ablations.judges; nearest: 'other'"):
+    with pytest.raises(door.StageError, match="'othr' is not in judge.models; nearest: 'other'"):
         enter(it, "othr")
     empty = Door(("fetch.models.{key}",), (), ("out/{key}",), run, items="fetch.models")
     with pytest.raises(door.StageError, match="fetch.models is empty: there is nothing for toy to do"):
@@ -247,7 +247,7 @@ def test_help_lists_every_stage_in_data_flow_order() -> None:
     text = run(ROOT, "--help").stdout
     listed, tools = ([line.split()[0] for line in part.strip().splitlines()] for part in text.partition("stages:")[2].split("tools:"))
     assert listed.index("suite") < listed.index("data_train") < listed.index("retrieve") < listed.index("judge") < listed.index("mine")
-    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 30
+    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 33
     assert listed.index("fetch_train") < listed.index("data_train") and tools == ["example", "plan", "rows", "search"]
 
 

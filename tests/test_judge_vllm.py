@@ -1,7 +1,7 @@
 """The judge on vLLM's real engine gives the transformers backend's logits, finds prefixes in its cache, and goes on after a kill.
 
 The engine runs in an environment of its own, whose python UNIME_VLLM_PYTHON names (tests/vllm_env.sh makes one): the stage
-`ablation_judge`, which judges several training sets with one engine, is run there as a user would run it.
+`judge_more`, which judges several training sets with one engine, is run there as a user would run it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def data(suite: Path, config, tmp_path_factory) -> dict[str, tuple[pl.DataFrame,
 
 @pytest.fixture
 def folder(data, nano: Path, tmp_path: Path) -> Path:
-    """A folder in which `python -m unime ablation_judge NAME` finds what it needs."""
+    """A folder in which `python -m unime judge_more NAME` finds what it needs."""
     for name, (items, pairs, hits) in data.items():
         artifacts.write_table(items, tmp_path / f"results/data/train/{name}/items.parquet", artifacts.ITEMS)
         artifacts.write_table(pairs, tmp_path / f"results/data/train/{name}/pairs.parquet", artifacts.PAIRS)
@@ -74,14 +74,14 @@ def configure(folder: Path, judges: dict[str, dict[str, str]], **settings: objec
     values = yaml.safe_load((ROOT / "config.yaml").read_text())
     values["data"]["train_sets"], values["judge"]["shard"], values["judge"]["backend"] = SETS, SHARD, "vllm"
     values["judge"]["vllm"]["cache_gib"] = 0.25
-    values["judge"] |= settings
-    values["ablations"] = {"judges": judges, "embedders": {}}
+    values["judge"] |= settings | {"models": judges}
+    values["ablations"] = {"embedders": {}}
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return config_module.parse(values)
 
 
 def command(item: str) -> list[str]:
-    return [PYTHON, "-m", "unime", "ablation_judge", item]
+    return [PYTHON, "-m", "unime", "judge_more", item]
 
 
 def environment() -> dict[str, str]:
@@ -92,7 +92,7 @@ def whole(folder: Path, item: str) -> str:
     """The stage from where it stands to its end; gives its log."""
     done = subprocess.run(command(item), cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, done.stdout[-6000:]
-    return (folder / f"logs/ablation_judge.{item}.log").read_text()
+    return (folder / f"logs/judge_more.{item}.log").read_text()
 
 
 def here(folder: Path, item: str, scratch: Path) -> tuple[pl.DataFrame, float]:
@@ -100,7 +100,7 @@ def here(folder: Path, item: str, scratch: Path) -> tuple[pl.DataFrame, float]:
     config = config_module.load(folder / "config.yaml")
     settings = config.judge.model_copy(update={"backend": "transformers"})
     items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
-    one = config.ablations.judges[item]
+    one = config.judge.models[item]
     backend = judge.open_backend(settings, one.model, items, models=config.models, log=job(scratch).log)
     start, parts = time.monotonic(), []
     for name in SETS:
@@ -113,7 +113,7 @@ def here(folder: Path, item: str, scratch: Path) -> tuple[pl.DataFrame, float]:
 
 def judged(folder: Path, item: str) -> pl.DataFrame:
     return pl.concat(
-        [artifacts.read_table(folder / f"results/ablations/judge/{item}/{name}/judgements.parquet", artifacts.JUDGEMENTS) for name in SETS]
+        [artifacts.read_table(folder / f"results/judges/{item}/{name}/judgements.parquet", artifacts.JUDGEMENTS) for name in SETS]
     )
 
 
@@ -228,13 +228,13 @@ def test_without_vllm_the_remedy_is_named(folder: Path, nano: Path, config, tmp_
         backend.answers(questions(folder))
 
 
-def test_an_ablations_judge_is_no_servers(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_further_judge_is_no_servers(folder: Path, monkeypatch: pytest.MonkeyPatch):
     configure(folder, {"other": {"model": "models/other", "mode": "exact"}}, backend="openai")
-    door = open_door("ablation_judge")
+    door = open_door("judge_more")
     view = door.view(config_module.load(folder / "config.yaml"), "other")
     inputs = [folder / "results/data/train", folder / "results/retrieve", folder / "models/other"]
     given = Job(item="other", threads=1, scratch=folder / "scratch")
-    with pytest.raises(config_module.ConfigError, match="ablations.judges.other: judge.backend 'openai' asks for one model"):
+    with pytest.raises(config_module.ConfigError, match="judge.models.other: judge.backend 'openai' asks for one model"):
         door.run(view, given, inputs, [folder / "out"])
 
 
@@ -282,11 +282,11 @@ class TestEngine:
             while len(kept) < 4:
                 assert running.poll() is None, running.stderr.read()[-6000:]
                 time.sleep(0.05)
-                kept = {path: path.stat().st_mtime_ns for path in folder.glob("scratch/ablation_judge@nano/*/*/judge-*")}
+                kept = {path: path.stat().st_mtime_ns for path in folder.glob("scratch/judge_more@nano/*/*/judge-*")}
             family = psutil.Process(running.pid).children(recursive=True)
             running.send_signal(signal.SIGKILL)
             running.wait()
-        kept = {path: path.stat().st_mtime_ns for path in folder.glob("scratch/ablation_judge@nano/*/*/judge-*")}
+        kept = {path: path.stat().st_mtime_ns for path in folder.glob("scratch/judge_more@nano/*/*/judge-*")}
         assert 4 <= len(kept) < shards
         _, alive = psutil.wait_procs(family, timeout=60)
         assert not alive, f"processes outlive the stage: {alive}"

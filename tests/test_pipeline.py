@@ -214,7 +214,7 @@ def test_the_same_data_and_weights_fetched_from_a_hub_give_the_same_table(finish
     values["models"] |= dict.fromkeys(("base", "judge", "reranker"), "models/mine")
     values["embed"]["model"], values["export"] = "models/mine", {"unime_v2": "models/mine"}
     values["evaluate"]["tasks"], values["evaluate"]["crossmodal"] = list(names.values()), ["Flickr30K_i2t", "Flickr30K_t2i"]
-    values["ablations"] = {"judges": {}, "embedders": {}}
+    values["ablations"] = {"embedders": {}}
     folder = working_tree(tmp_path / "fetched", values)
     with running() as hub:
         for name, files, more in (

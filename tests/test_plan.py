@@ -43,7 +43,7 @@ def values(config, suite: Path, nano: Path) -> dict:
     found["evaluate"] |= {"tasks": TASKS, "crossmodal": COLUMNS}
     for kind in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
         found["train"][kind] |= TRAINING | ({"negatives": 3} if "negatives" in found["train"][kind] else {})
-    found["train"]["in_batch"]["micro"], found["ablations"] = 16, {"judges": {}, "embedders": {}}
+    found["train"]["in_batch"]["micro"], found["ablations"] = 16, {"embedders": {}}
     return found
 
 
@@ -263,6 +263,12 @@ def test_a_model_that_is_not_there_leaves_its_own_rows_alone(run: Path, values: 
 def test_published_negatives_need_no_judge(asked, tmp_path: Path) -> None:
     given = asked.model_copy(update={"mine": asked.mine.model_copy(update={"source": "published"})})
     assert [one.stage for one in counts.work(given, tmp_path, tmp_path)][0] == "train_in_batch"
+
+
+def test_other_judgements_than_the_runs_own_are_noted(run: Path, asked) -> None:
+    given = asked.model_copy(update={"mine": asked.mine.model_copy(update={"judgements": "results/judges/nano-published"})})
+    (note,) = estimate(run, given).notes
+    assert note.startswith("mine.judgements is 'results/judges/nano-published'") and not estimate(run, asked).notes
 
 
 def test_a_batch_larger_than_the_table_is_found_before_the_run(run: Path, asked) -> None:

@@ -26,7 +26,7 @@ JOBS = {
     **dict.fromkeys(("mining_report", "report", "settings", "all"), 1),
 }
 MODELS = {"qwen2vl-2b": 4, "qwen2vl-7b": 3, "llava-onevision-7b": 4}
-ABLATIONS = {"ablation_judge": 2, "ablation_mine": 2, "ablation_train": 7, "ablation_evaluate": 7, "ablations": 1}
+ABLATIONS = {"judge_more": 2, "mine_more": 2, "ablation_train": 7, "ablation_evaluate": 7, "ablations": 1}
 
 
 def jobs(text: str) -> dict[str, int]:
@@ -62,7 +62,7 @@ def test_a_preset_is_the_papers_run(path: Path) -> None:
     assert (found.train.reranker.list_negatives + 2) * (tokens + 400) < found.models.max_length
     assert 2 * ((found.judge.image_size // 28) ** 2 + 100) < found.models.max_length
     local = [found.models.base, found.models.judge, found.models.reranker, found.embed.model, found.embed.adapter, *found.export.values()]
-    local += [judge.model for judge in found.ablations.judges.values()]
+    local += [judge.model for judge in found.judge.models.values()]
     assert {folder.removeprefix("models/") for folder in local} == set(found.fetch.models), "every model is fetched, and no other"
 
 
@@ -85,5 +85,5 @@ def test_a_dry_run_lists_the_papers_whole_plan(name: str, tmp_path: Path) -> Non
     sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
     assert jobs(sh("snakemake -n", folder)) == JOBS | {"fetch_model": MODELS[name]}
     more = jobs(sh("snakemake -n results/ablations.csv", folder))
-    assert {rule: count for rule, count in more.items() if rule.startswith("ablation")} == ABLATIONS
+    assert {rule: count for rule, count in more.items() if rule.startswith("ablation") or rule.endswith("_more")} == ABLATIONS
     assert more["fetch_model"] == MODELS[name] + 2, "the ablations' judges too"

@@ -288,6 +288,36 @@ def test_a_task_added_is_its_evaluation_and_the_table_and_removed_only_the_table
     assert checkout.clone(tmp_path / "clone", pull=True).status() == set()
 
 
+def test_a_judge_added_is_its_own_stages_and_mining_from_it_makes_it_and_judges_nothing_again(checkout: Checkout) -> None:
+    own = {"model": "models/nano-mllm", "mode": "published"}
+    checkout.configure("ablations.embedders", {})  # they name a judge
+    checkout.configure("judge.models", {"one": own})
+    checkout.configure("judge.means", {"both": ["judge", "one"]})
+    assert checkout.plan() == checkout.plan_dvc() == {"settings"}
+    checkout.sh("snakemake results/judge_agreement/one")
+    assert checkout.computed() == {"judge_more@one", "judge_agreement@one"}
+    report = json.loads((checkout.root / "results/judge_agreement/one/report.json").read_text())
+    assert report["all"]["candidates"] > 0 and report["all"]["rho"] > 0.5
+    checkout.configure("mine.judgements", "results/judge_means/both")
+    wanted = {"judge_mean@both", f"mine@{SET}", *BELOW_MINE}
+    assert checkout.plan() == {name.rpartition(":")[2] for name in checkout.plan_dvc()} == wanted
+    checkout.sh("dvc repro")
+    assert {"judge_mean@both", f"mine@{SET}", "mining_report"} <= checkout.computed() <= wanted
+    checkout.assert_clean()
+    # another judge: the mean is taken again, to the same numbers, and nothing below it runs; taken out, its judgements go
+    checkout.configure("judge.models", {"one": own, "two": own})
+    checkout.sh("snakemake")
+    assert checkout.computed() == {"judge_more@two", "judge_mean@both", "settings"}
+    checkout.configure("judge.models", {"one": own})
+    checkout.sh("snakemake")
+    assert not (checkout.root / "results/judges/two").exists() and checkout.computed() <= {"judge_mean@both", "settings"}
+    checkout.assert_clean()
+    checkout.configure("mine.judgements", "results/judge")
+    checkout.sh("snakemake")
+    assert checkout.computed() <= {"settings"}
+    checkout.assert_clean()
+
+
 # 12 to 14: parts, turns, at once
 
 

@@ -61,7 +61,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (folder / "config.yaml").read_text()
     for key, value in (("train_rows", 20), ("eval_rows", 20), ("candidates", 10)):
         text = re.sub(rf"^(    {key}:) \d+", rf"\1 {value}", text, count=1, flags=re.M)
-    (folder / "config.yaml").write_text(text)
+    (folder / "config.yaml").write_text(text.replace("  means: {} ", "  means: {both: [judge, nano-published]} "))
     sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
     return folder
 
@@ -74,7 +74,7 @@ def test_there_is_a_stage_for_every_door() -> None:
 
 
 def test_every_stage_names_exactly_the_code_that_it_can_run() -> None:
-    for file, one in zip(FILES, ("judge", "ablation_judge"), strict=True):
+    for file, one in zip(FILES, ("judge", "judge_more"), strict=True):
         text = (ROOT / file).read_text()
         assert f"- unime/doors/{one}.py" in text and synced(text) == text, "run: python workflow/sync.py"
 
@@ -103,7 +103,8 @@ def test_paths_that_a_door_takes_from_the_configuration_are_among_its_parameters
 
 
 def test_rules_and_stages_have_the_same_names_outputs_edges_threads_and_environments(checkout: Path) -> None:
-    text = sh("snakemake -n --forceall all results/ablations.csv", checkout)
+    more = "results/ablations.csv results/judge_agreement/nano-published results/mine/both"
+    text = sh(f"snakemake -n --forceall all {more}", checkout)
     script = """
 import json
 from dvc.repo import Repo
@@ -127,6 +128,20 @@ with Repo() as repo:
     asked = {name.partition("@")[0] for name in found}
     assert threads == {stage: min(cores, open_door(stage).threads) for stage in asked}
     assert set(stages()) - asked == {"fetch_train", "fetch_eval", "fetch_crossmodal", "fetch_scores", "fetch_model", "import_scores"}
+
+
+def test_mining_waits_for_the_judges_that_it_is_told_to_mine_from(checkout: Path) -> None:
+    good = (checkout / "config.yaml").read_text()
+    own, others = {f"judge@{name}" for name in yaml.safe_load(good)["data"]["train_sets"]}, {"judge_more@nano-published"}
+    for folder, wanted in (
+        ("results/judge", own),
+        ("results/judges/nano-published", others),
+        ("results/judge_means/both", own | others | {"judge_mean@both"}),
+    ):
+        (checkout / "config.yaml").write_text(good.replace("judgements: results/judge ", f"judgements: {folder} "))
+        planned = re.findall(r"output:.*?snakemake/done/(judge\S*)", sh("snakemake -n", checkout))
+        assert set(planned) == wanted, folder
+    (checkout / "config.yaml").write_text(good)
 
 
 def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:

@@ -35,4 +35,9 @@ def mined(source):
     return expand("results/mine/judge/{set}", set=SETS) if source == "judge" else f"results/mine/{source}"
 
 
+def judged(name):
+    """A set's judgements that the run mines from (mine.judgements), in the words of the rule that makes them."""
+    return f"results/judge/{name}" if CONFIG.mine.judgements == "results/judge" else CONFIG.mine.judgements
+
+
 CAPTIONS = [raw(f"crossmodal/{name}") for name in CONFIG.fetch.crossmodal] or raw("crossmodal")

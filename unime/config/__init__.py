@@ -18,7 +18,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from unime.config import sections
-from unime.config.sections import JUDGED, Pretrain, Suite, Variant, nearest
+from unime.config.judges import JUDGED
+from unime.config.sections import Pretrain, Suite, Variant
+from unime.config.types import nearest
 
 __all__ = ["JUDGED", "Config", "ConfigError", "Pretrain", "Suite", "Variant", "View", "at", "load", "nearest", "parse"]
 

@@ -1,12 +1,20 @@
-"""The judge's section: what holds for every backend, and the settings of each."""
+"""The judge's section: what holds for every backend, the settings of each, and further judges."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unime.config.types import Count, Positive, Rate, Section, Side
+from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
+
+JUDGED = "judge"
+"""The run's own judge in judge.means; `mine.source` of the negatives that are mined here."""
+
+OWN = "results/judge"
+"""`mine.judgements` of the run's own judge."""
 
 Mode = Literal["exact", "published"]
 
@@ -43,6 +51,11 @@ class OpenaiJudge(Section):
     timeout: Rate = Field(description="seconds that the server may take for an answer")
 
 
+class OtherJudge(Section):
+    model: str = Field(description="folder of the MLLM that judges")
+    mode: Mode = Field(description="as judge.mode")
+
+
 class Judge(Section):
     backend: Literal["transformers", "vllm", "openai"] = Field(description="engine that reads the pairs (docs/judge.md)")
     mode: Mode = Field(
@@ -53,6 +66,10 @@ class Judge(Section):
     transformers: TransformersJudge = Field(description="read where it is the backend; so are the next two")
     vllm: VllmJudge
     openai: OpenaiJudge
+    models: dict[Name, OtherJudge] = Field(description="further judges of all training sets, by name; made on request")
+    means: dict[Name, list[Name]] = Field(
+        description="name -> judges (judge: the run's own, or names of judge.models) whose mean score is one more judge's"
+    )
 
     @model_validator(mode="after")
     def _mode_can_be_had(self) -> Judge:
@@ -69,3 +86,36 @@ def mode_problem(backend: str, mode: str) -> str | None:
             "'transformers' or 'vllm'"
         )
     return None
+
+
+def judgement_folders(judge: Judge) -> list[str]:
+    """Every folder of judgements that `mine.judgements` may name."""
+    return [OWN, *(f"results/judges/{name}" for name in judge.models), *(f"results/judge_means/{name}" for name in judge.means)]
+
+
+def check_judges(judge: Judge, scores: Iterable[str], judgements: str) -> None:
+    """Raise ValueError where names of judges clash (`scores`: those of fetch.scores), a mean is not one of two judges or more that are
+    there, or `judgements` (mine.judgements) is no folder that one of them makes."""
+    named = {"fetch.scores": set(scores), "judge.models": set(judge.models), "judge.means": set(judge.means)}
+    for kind, names in named.items():
+        if JUDGED in names:
+            raise ValueError(f"{kind}: {JUDGED!r} is the name of the run's own judge and of what is mined here; choose another")
+    for (one, names), (other, others) in combinations(named.items(), 2):
+        if both := names & others:
+            raise ValueError(f"{min(both)!r} is in {one} and in {other}; both would write results/mine/{min(both)}: rename one")
+    known = [JUDGED, *judge.models]
+    for name, parts in judge.means.items():
+        if unknown := [part for part in parts if part not in known]:
+            raise ValueError(
+                f"judge.means.{name} names {unknown[0]!r}, which is neither 'judge' nor a name of judge.models{nearest(unknown[0], known)}"
+            )
+        if twice := [part for part in parts if parts.count(part) > 1]:
+            raise ValueError(f"judge.means.{name} names {twice[0]!r} twice; each judge once")
+        if len(parts) < 2:
+            raise ValueError(f"judge.means.{name} has {len(parts)} judges; a mean needs at least 2 of: {', '.join(known)}")
+    folders = judgement_folders(judge)
+    if judgements not in folders:
+        near = nearest(judgements, folders)
+        raise ValueError(
+            f"mine.judgements {judgements!r} is none of {', '.join(folders)}" + (near if near.startswith("; nearest") else "")
+        )

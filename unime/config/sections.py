@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from unime.config.judges import Judge, Mode
-from unime.config.types import Count, Positive, Rate, Section, Side
+from unime.config.judges import JUDGED, Judge, check_judges
+from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # of a folder and of a stage; a dot would split it as a key
 Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
-
-
-JUDGED = "judge"
-"""`mine.source` of negatives that this run's own judge has sifted."""
 
 
 Source = Literal["MMEB-train", "MMEB-eval", "Flickr30K", "COCO", "Urban1K", "ShareGPT4V", "SugarCrepe", "scores"]
@@ -121,6 +115,10 @@ class Retrieve(Section):
 
 class Mine(Section):
     source: str = Field(description="judge: the negatives mined here; or a name of fetch.scores: the published ones")
+    judgements: str = Field(
+        description="folder of the judgements that the negatives are mined from: results/judge, results/judges/<name of judge.models> or "
+        "results/judge_means/<name of judge.means>"
+    )
     beta: Annotated[float, Field(ge=0, le=1)] = Field(description="margin: alpha = sigma - beta")
     negatives: Positive = Field(description="n, negatives kept a query")
     interval: Positive = Field(description="every interval-th candidate of the ordered list is taken, cycling")
@@ -197,19 +195,13 @@ class Evaluate(Section):
     compare: dict[str, str] = Field(description="row of this run -> row of the paper that it is compared with")
 
 
-class AblationJudge(Section):
-    model: str = Field(description="folder of the MLLM that judges")
-    mode: Mode = Field(description="as judge.mode")
-
-
 class Variant(Section):
-    source: str = Field(description="judge, or a name of ablations.judges or fetch.scores: whose negatives")
+    source: str = Field(description="judge, or a name of judge.models, judge.means or fetch.scores: whose negatives")
     negatives: Positive = Field(description="as train.unime_v2.negatives")
     tau: Rate = Field(description="as train.unime_v2.tau")
 
 
 class Ablations(Section):
-    judges: dict[Name, AblationJudge] = Field(description="other judges, by name")
     embedders: dict[Name, Variant] = Field(description="embedders that differ from train.unime_v2, by name")
 
 
@@ -274,20 +266,10 @@ class Experiment(Section):
         sources, chosen = [JUDGED, *self.fetch.scores], self.mine.source
         if chosen not in sources:
             raise ValueError(f"mine.source {chosen!r} is neither 'judge' nor a name of fetch.scores{nearest(chosen, sources)}")
-        for kind, names in (("fetch.scores", self.fetch.scores), ("ablations.judges", self.ablations.judges)):
-            if JUDGED in names:
-                raise ValueError(f"{kind}: {JUDGED!r} is the name of what is mined here; choose another")
-        if both := self.fetch.scores.keys() & self.ablations.judges.keys():
-            raise ValueError(f"{min(both)!r} is in fetch.scores and in ablations.judges; both would write results/mine/{min(both)}")
-        known = [*sources, *self.ablations.judges]
+        check_judges(self.judge, self.fetch.scores, self.mine.judgements)
+        known = [*sources, *self.judge.models, *self.judge.means]
         for name, variant in self.ablations.embedders.items():
             if variant.source not in known:
                 raise ValueError(f"ablations.embedders.{name}.source {variant.source!r} is unknown{nearest(variant.source, known)}")
             if (k := variant.negatives) > self.mine.negatives:
                 raise ValueError(f"ablations.embedders.{name}.negatives {k} must be at most mine.negatives {self.mine.negatives}")
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`; nearest: 'X'` for messages about an unknown name, or the known names where none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; nearest: {near[0]!r}" if near else f"; known: {', '.join(known)}"

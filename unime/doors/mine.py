@@ -29,8 +29,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("seed", "mine.beta", "mine.negatives", "mine.interval", "mine.order"),
-    inputs=("results/data/train/{item}", "results/retrieve/{item}", "results/judge/{item}"),
+    sections=("seed", "mine.judgements", "mine.beta", "mine.negatives", "mine.interval", "mine.order"),
+    inputs=("results/data/train/{item}", "results/retrieve/{item}", "{mine.judgements}/{item}"),
     outputs=("results/mine/judge/{item}",),
     items="data.train_sets",
     run=run,

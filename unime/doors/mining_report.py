@@ -40,8 +40,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.train_sets", "mine.beta"),
-    inputs=("results/data/train", "results/retrieve", "results/judge", "results/mine/judge"),
+    sections=("data.train_sets", "mine.judgements", "mine.beta"),
+    inputs=("results/data/train", "results/retrieve", "{mine.judgements}", "results/mine/judge"),
     outputs=("results/mining_report/judge",),
     sweep=dict.fromkeys(("results/data/train", "results/retrieve", "results/judge", "results/mine/judge"), "data.train_sets"),
     run=run,

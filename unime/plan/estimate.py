@@ -87,6 +87,8 @@ class Estimate:
             **dict.fromkeys(("train_reranker", "evaluate_reranker", "crossmodal_reranker"), list_model),
             **dict.fromkeys(("evaluate", "crossmodal"), (models.base, config.evaluate.image_size)),
         }
+        if config.mine.source == counts.JUDGED and (whose := config.mine.judgements) != "results/judge":
+            self.notes[f"mine.judgements is {whose!r}: the row judge is models.judge; each further judge reads as many pairs"] = None
         if unknown := sorted(options.given.keys() - {one.stage for one in self.work}):
             known = ", ".join(one.stage for one in self.work)
             raise ValueError(f"--rate {unknown[0]}: no such row in this plan; its rows: {known}")

@@ -1,55 +1,6 @@
 """The paper's ablations: one setting of UniME-V2 changed at a time.  `snakemake results/ablations.csv`; nothing else asks for them."""
 
 
-rule ablation_judge:
-    input:
-        needs("ablation_judge@{judge}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/retrieve/{set}", set=SETS)),
-        ancient(lambda wildcards: model(CONFIG.ablations.judges[wildcards.judge].model)),
-    output:
-        directory("results/ablations/judge/{judge}"),
-        touch(done("ablation_judge@{judge}")),
-    log:
-        "logs/dvc/ablation_judge.{judge}.log",
-    benchmark:
-        "logs/benchmarks/ablation_judge.{judge}.tsv"
-    conda:
-        f"../../envs/judge-{CONFIG.judge.backend}.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPU,
-    shell:
-        repro("ablation_judge@{wildcards.judge}", ABLATIONS)
-
-
-rule ablation_mine:
-    input:
-        needs("ablation_mine@{judge}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/retrieve/{set}", set=SETS)),
-        ancient("results/ablations/judge/{judge}"),
-    output:
-        directory("results/mine/{judge}"),
-        touch(done("ablation_mine@{judge}")),
-    log:
-        "logs/dvc/ablation_mine.{judge}.log",
-    benchmark:
-        "logs/benchmarks/ablation_mine.{judge}.tsv"
-    wildcard_constraints:
-        judge=one_of(CONFIG.ablations.judges),
-    conda:
-        "../../envs/data.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    shell:
-        repro("ablation_mine@{wildcards.judge}", ABLATIONS)
-
-
 rule ablation_train:
     input:
         needs("ablation_train@{variant}"),

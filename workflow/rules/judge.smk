@@ -1,4 +1,7 @@
-"""The judge reads every query with its candidates; its scores sift them into hard negatives."""
+"""The judge reads every query with its candidates; its scores sift them into hard negatives.
+
+On request, or where mine.judgements names them: further judges (judge.models), means of judges (judge.means), and how far two agree.
+"""
 
 
 rule judge:
@@ -25,12 +28,80 @@ rule judge:
         repro("judge@{wildcards.set}")
 
 
+rule judge_more:
+    input:
+        needs("judge_more@{judge}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient(lambda wildcards: model(CONFIG.judge.models[wildcards.judge].model)),
+    output:
+        directory("results/judges/{judge}"),
+        touch(done("judge_more@{judge}")),
+    log:
+        "logs/dvc/judge_more.{judge}.log",
+    benchmark:
+        "logs/benchmarks/judge_more.{judge}.tsv"
+    conda:
+        f"../../envs/judge-{CONFIG.judge.backend}.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=1440,
+        gpu=GPU,
+    shell:
+        repro("judge_more@{wildcards.judge}", ABLATIONS)
+
+
+rule judge_mean:
+    input:
+        needs("judge_mean@{mean}"),
+        ancient(expand("results/judge/{set}", set=SETS)),
+        ancient(expand("results/judges/{judge}", judge=CONFIG.judge.models)),
+    output:
+        directory("results/judge_means/{mean}"),
+        touch(done("judge_mean@{mean}")),
+    log:
+        "logs/dvc/judge_mean.{mean}.log",
+    benchmark:
+        "logs/benchmarks/judge_mean.{mean}.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("judge_mean@{wildcards.mean}", ABLATIONS)
+
+
+rule judge_agreement:
+    input:
+        needs("judge_agreement@{judge}"),
+        ancient(expand("results/judge/{set}", set=SETS)),
+        ancient("results/judges/{judge}"),
+    output:
+        directory("results/judge_agreement/{judge}"),
+        touch(done("judge_agreement@{judge}")),
+    log:
+        "logs/dvc/judge_agreement.{judge}.log",
+    benchmark:
+        "logs/benchmarks/judge_agreement.{judge}.tsv"
+    conda:
+        "../../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("judge_agreement@{wildcards.judge}", ABLATIONS)
+
+
 rule mine:
     input:
         needs("mine@{set}"),
         ancient("results/data/train/{set}"),
         ancient("results/retrieve/{set}"),
-        ancient("results/judge/{set}"),
+        ancient(judged("{set}")),
     output:
         directory("results/mine/judge/{set}"),
         touch(done("mine@{set}")),
@@ -48,12 +119,62 @@ rule mine:
         repro("mine@{wildcards.set}")
 
 
+rule mine_more:
+    input:
+        needs("mine_more@{judge}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient("results/judges/{judge}"),
+    output:
+        directory("results/mine/{judge}"),
+        touch(done("mine_more@{judge}")),
+    log:
+        "logs/dvc/mine_more.{judge}.log",
+    benchmark:
+        "logs/benchmarks/mine_more.{judge}.tsv"
+    wildcard_constraints:
+        judge=one_of(CONFIG.judge.models),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("mine_more@{wildcards.judge}", ABLATIONS)
+
+
+rule mine_mean:
+    input:
+        needs("mine_mean@{mean}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+        ancient("results/judge_means/{mean}"),
+    output:
+        directory("results/mine/{mean}"),
+        touch(done("mine_mean@{mean}")),
+    log:
+        "logs/dvc/mine_mean.{mean}.log",
+    benchmark:
+        "logs/benchmarks/mine_mean.{mean}.tsv"
+    wildcard_constraints:
+        mean=one_of(CONFIG.judge.means),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        repro("mine_mean@{wildcards.mean}", ABLATIONS)
+
+
 rule mining_report:
     input:
         needs("mining_report"),
         ancient(expand("results/data/train/{set}", set=SETS)),
         ancient(expand("results/retrieve/{set}", set=SETS)),
-        ancient(expand("results/judge/{set}", set=SETS)),
+        ancient(expand(judged("{set}"), set=SETS)),
         ancient(expand("results/mine/judge/{set}", set=SETS)),
     output:
         directory("results/mining_report/judge"),

@@ -1,4 +1,4 @@
-"""Sift the candidates of all training sets by another judge's scores, for an ablation."""
+"""What the doors share that mine all training sets from the judgements of another judge than the run's."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     return f"{false:,} of {candidates:,} candidates dropped as false negatives"
 
 
-DOOR = Door(
-    sections=("seed", "mine.beta", "mine.negatives", "mine.interval", "mine.order", "data.train_sets"),
-    inputs=("results/data/train", "results/retrieve", "results/ablations/judge/{key}"),
-    outputs=("results/mine/{key}",),
-    items="ablations.judges",
-    run=run,
-)
+def all_sets(judges: str, judged: str) -> Door:
+    """The door of the names of `judges`, a mapping of the configuration, whose judgements are in the folder `judged`."""
+    return Door(
+        sections=("seed", "mine.beta", "mine.negatives", "mine.interval", "mine.order", "data.train_sets"),
+        inputs=("results/data/train", "results/retrieve", f"{judged}/{{key}}"),
+        outputs=("results/mine/{key}",),
+        items=judges,
+        run=run,
+    )

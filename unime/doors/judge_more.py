@@ -1,4 +1,4 @@
-"""Let another judge read all training sets, for an ablation."""
+"""Let a further judge read all training sets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.judge import judge, open_backend
 
     data, retrieved, model = inputs
-    settings, mode, count = config.judge, config.ablations.judges[job.item].mode, 0
+    settings, mode, count = config.judge, config.judge.models[job.item].mode, 0
     if settings.backend == "openai":
         raise ConfigError(
-            f"ablations.judges.{job.item}: judge.backend 'openai' asks for one model, judge.openai.model; set the backend to "
-            "'transformers' or 'vllm' for the judges of ablations"
+            f"judge.models.{job.item}: judge.backend 'openai' asks for one model, judge.openai.model; set the backend to "
+            "'transformers' or 'vllm' for further judges"
         )
     sets = config.data.train_sets
     items = Items.of_sets(data, sets, config.data.max_pixels)  # together: the model is opened once
@@ -41,9 +41,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=(*MODEL, *JUDGE, "data.train_sets", "data.max_pixels", "ablations.judges.{key}"),
+    sections=(*MODEL, *JUDGE, "data.train_sets", "data.max_pixels", "judge.models.{key}"),
     inputs=("results/data/train", "results/retrieve", "{item.model}"),
-    outputs=("results/ablations/judge/{key}",),
-    items="ablations.judges",
+    outputs=("results/judges/{key}",),
+    items="judge.models",
     run=run,
 )
