@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from unime import prompts
 from unime.backbones import lora as adapters
-from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_model
+from unime.backbones.files import chat_template, check_adapter, check_fit, check_model
 from unime.backbones.inputs import Encoded, Picture, Prompt, part, together
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
@@ -291,23 +291,8 @@ class Backbone:
         return [*self.tokenizer.encode(answer, add_special_tokens=False), self.end]
 
     def _check(self) -> None:
-        """Raise ModelError for a folder whose parts do not fit each other, or a language model that sees a window of its past only."""
-        messages = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "a"), ("assistant", "b"))]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        if f"b{self.tokenizer.eos_token}" not in text:
-            raise ModelError(
-                f"{self.folder}: its chat template does not end the assistant's turn with eos_token {self.tokenizer.eos_token!r}; {REMEDY}"
-            )
-        if (named := self.core.config.image_token_id) != self.image_token:
-            raise ModelError(
-                f"{self.folder}: config.json has image token {named}, its tokenizer has {self.IMAGE_TOKEN} at {self.image_token}; {REMEDY}"
-            )
-        language = self.core.language_model.config
-        if kinds := sorted(set(getattr(language, "layer_types", None) or []) - {"full_attention"}):
-            raise ModelError(
-                f"{self.folder}: {kinds[0]} layers (a window of {getattr(language, 'sliding_window', None)} tokens) cannot share prefixes; "
-                "use a model with full attention"
-            )
+        """Raise ModelError for a folder whose parts do not fit each other; a family may look at more."""
+        check_fit(self.folder, self.tokenizer, self.core, self.IMAGE_TOKEN, self.image_token)
 
     # LoRA
 

@@ -64,6 +64,25 @@ def check_tensors(folder: Path, name: str) -> list[str]:
         raise ModelError(f"{folder}: {name} is damaged ({error}); {REMEDY}") from error
 
 
+def check_fit(folder: Path, tokenizer: Any, core: Any, word: str, token: int) -> None:
+    """Raise ModelError for a folder whose parts do not fit each other, or a language model that sees a window of its past only.
+
+    `core` is the model without its head, `word` the image token's text and `token` its id in the tokenizer.
+    """
+    messages = [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "a"), ("assistant", "b"))]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    if f"b{tokenizer.eos_token}" not in text:
+        raise ModelError(f"{folder}: its chat template does not end the assistant's turn with eos_token {tokenizer.eos_token!r}; {REMEDY}")
+    if (named := core.config.image_token_id) != token:
+        raise ModelError(f"{folder}: config.json has image token {named}, its tokenizer has {word} at {token}; {REMEDY}")
+    language = core.language_model.config
+    if kinds := sorted(set(getattr(language, "layer_types", None) or []) - {"full_attention"}):
+        raise ModelError(
+            f"{folder}: {kinds[0]} layers (a window of {getattr(language, 'sliding_window', None)} tokens) cannot share prefixes; "
+            "use a model with full attention"
+        )
+
+
 def chat_template(folder: Path) -> str:
     """The folder's chat template, from whichever of the three places that transformers has used.  Raises ModelError where there is none."""
     if (folder / "chat_template.jinja").exists():
