@@ -1,7 +1,7 @@
 """All benchmarks, or those named, one after the other: python benchmarks [NAME ...]
 
 Each prints its section, which takes the place of the one with the same heading in RESULTS.md; sections of others stay.  Run it on an idle
-machine: about an hour on two cores.
+machine: about an hour on two cores.  `gpu` needs a GPU and runs only where it is named.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ON_A_GPU = ("gpu",)
 ALL = ("judge", "train", "retrieval", "mining", "scoring", "growth", "published_scores", "lanes", "planning")
 
 
@@ -29,8 +30,8 @@ def put(text: str, section: str) -> str:
 
 
 def main(names: list[str]) -> None:
-    if unknown := [name for name in names if name not in ALL]:
-        raise SystemExit(f"unknown benchmark {unknown[0]!r}; known: {', '.join(ALL)}")
+    if unknown := [name for name in names if name not in (*ALL, *ON_A_GPU)]:
+        raise SystemExit(f"unknown benchmark {unknown[0]!r}; known: {', '.join((*ALL, *ON_A_GPU))}")
     failed = []
     for name in names or ALL:
         done = subprocess.run(
