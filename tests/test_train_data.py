@@ -122,6 +122,19 @@ def _noted(read, decoded: list):
     return noted
 
 
+def test_inputs_are_made_once_and_go_with_their_items(folder, nano, monkeypatch):
+    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+    made, encode = [], backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda prompt: made.append(prompt) or encode(prompt))
+    shown, ids = Shown(backbone, items), ["q00", "c01", "c02", "q00"]
+    first, again = shown.encoded(ids), shown.encoded(ids[::-1])
+    assert len(made) == 3 and [id(one) for one in again] == [id(one) for one in (first[0], first[2], first[1])]
+    small = Shown(backbone, items, limit=1)
+    for one, other in zip(first, small.encoded(ids), strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and len(one.pictures) == len(other.pictures)
+    assert len(small._kept) == len(small._inputs) == 1
+
+
 def test_too_long_items_are_named(folder, nano):
     view = view_of("unime_v2", folder, nano)
     backbone = backbones.load(nano, models=view.models.model_copy(update={"max_length": 2}))

@@ -61,6 +61,7 @@ class Shown:
     def __init__(self, backbone: Backbone, items: Any, limit: int = KEPT) -> None:
         self.backbone, self.items, self.limit, self.used = backbone, items, limit, 0
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._inputs: dict[str, Encoded] = {}  # of items that are kept
         self._coming: deque[str] = deque()
         self._begun: dict[str, Future[Any]] = {}
         self._threads = ThreadPoolExecutor(WORKERS)
@@ -93,9 +94,15 @@ class Shown:
                 self._kept[id] = content
                 self.used += _size(content)
             self._kept.move_to_end(id)
-        while self.used > self.limit and len(self._kept) > 1:
-            self.used -= _size(self._kept.popitem(last=False)[1])
+        self._make_room()
         return found
+
+    def _make_room(self) -> None:
+        while self.used > self.limit and len(self._kept) > 1:
+            id, content = self._kept.popitem(last=False)
+            self.used -= _size(content)
+            if id in self._inputs:
+                self.used -= self._inputs.pop(id).ids.nbytes
 
     def _read(self, id: str) -> Any:
         begun = self._begun.pop(id, None)
@@ -107,13 +114,17 @@ class Shown:
         return replace(content, image=self.backbone.look(content.image))
 
     def encoded(self, ids: Iterable[str]) -> list[Encoded]:
-        """The embedder's input for each item.  Raises ValueError naming an item that is too long."""
+        """The embedder's input for each distinct item, in order.  Raises ValueError naming an item that is too long."""
         found = []
         for id, content in self.contents(ids).items():
             try:
-                found.append(self.backbone.encode(self.backbone.item_prompt(content)))
+                found.append(self._inputs.get(id) or self.backbone.encode(self.backbone.item_prompt(content)))
             except ValueError as error:
                 raise ValueError(f"item {id}: {error}") from error
+            if id in self._kept and id not in self._inputs:
+                self._inputs[id] = found[-1]
+                self.used += found[-1].ids.nbytes
+        self._make_room()
         return found
 
 
