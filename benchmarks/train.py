@@ -129,4 +129,4 @@ def run(rounds: int) -> Section:
 
 
 if __name__ == "__main__":
-    main(run, 5, alone=alone)
+    main(run, 3, alone=alone)
