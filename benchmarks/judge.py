@@ -1,8 +1,9 @@
 """The judge against one pair a sequence: python benchmarks/judge.py [rounds]
 
 The peer does what batch scoring usually does: every pair is a whole prompt with its pictures, prompts of like length are batched (8 or
-32 at a time, the better one counts), every picture is decoded, cut into patches and seen by the vision tower for every pair, and only the
-last position's two logits are taken.  The better batch size is found first, in one round.  Both run the same weights, threads and float32; their scores are compared first.
+32 at a time; the better size is found first, in one round), every picture is decoded, cut into patches and seen by the vision tower for
+every pair, and only the last position's two logits are taken.  Both run the same weights, threads and float32; their scores are
+compared first.
 """
 
 from __future__ import annotations
