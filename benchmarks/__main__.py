@@ -1,6 +1,7 @@
 """All benchmarks, or those named, one after the other: python benchmarks [NAME ...]
 
-Each prints its section, which takes the place of the one with the same heading in RESULTS.md; sections of others stay.  Run it on an idle
+Each prints its section, which takes the place of the one with the same heading in RESULTS.md; sections of others stay, and what has no
+heading (lanes, planning, published_scores) is printed only.  Run it on an idle
 machine: about an hour on two cores.  `gpu` needs a GPU and runs only where it is named.
 """
 
@@ -40,6 +41,8 @@ def main(names: list[str]) -> None:
         print(done.stdout, flush=True)
         if done.returncode:
             failed.append(name)
+            continue
+        if not done.stdout.startswith("## "):  # figures to read, no section
             continue
         results = HERE / "RESULTS.md"
         results.write_text(put(results.read_text(encoding="utf-8"), done.stdout), encoding="utf-8")

@@ -158,7 +158,7 @@ def run(rounds: int) -> Section:
         memory = torch.cuda.max_memory_allocated() / 2**30
         torch.cuda.reset_peak_memory_stats()
         rows.append([what, f"{tokens / taken:,.0f}", f"{work / taken / top:.1%}", more, f"{memory:.1f}"])
-        print(rows[-1], file=sys.stderr, flush=True)  # a machine may be lent for less time than all takes
+        print(rows[-1], file=sys.stderr, flush=True)  # what is done is shown at once
 
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)

@@ -50,7 +50,7 @@ def machine() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{len(os.sched_getaffinity(0))} cores of {name} (shared machine)"
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 def turns(ways: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -20,6 +20,7 @@ from transformers.models.llava_onevision.processing_llava_onevision import Llava
 
 from unime import backbones
 from unime.backbones import Picture
+from unime.backbones.inputs import together
 from unime.data.items import Content
 
 SIZES = [(1, 1), (56, 56), (57, 56), (30, 200), (200, 30), (111, 113), (224, 224), (500, 480), (640, 120), (1000, 90), (13, 29)]
@@ -280,3 +281,20 @@ def test_likelihoods_are_those_of_the_full_logits(backbone, shown):
             count = int((single["labels"] != -100).sum())
             assert losses[row].item() == pytest.approx(own, abs=1e-5)
             assert found[row].item() == pytest.approx(-own * count, abs=1e-4)
+
+
+def test_pictures_that_pass_the_tower_together_are_each_alone(backbone):
+    """What a GPU does: pictures of different sizes in one pass, cut by their tokens."""
+    sizes = [(56, 56), (200, 90), (56, 112), (300, 240)]
+    pictures = [backbone.look(image(width, height, seed)) for seed, (height, width) in enumerate(sizes)]
+    assert len({picture.tokens for picture in pictures}) > 1 or backbone.core.config.model_type == "internvl"
+    for picture, seen in zip(pictures, backbone.seen_together(pictures), strict=True):
+        alone = backbone.see(picture).features
+        assert seen.pixels is None and seen.features.shape == alone.shape and apart(seen.features, alone) < 1e-4
+    assert backbone.see_all([]) == []
+
+
+def test_pictures_are_put_together_up_to_a_number_of_tokens():
+    sizes = [3, 4, 3, 20, 1, 9, 1]
+    found = together([Picture(size, torch.zeros(1, 0)) for size in sizes], 10)
+    assert [[picture.tokens for picture in some] for some in found] == [[3, 4, 3], [20], [1, 9], [1]]

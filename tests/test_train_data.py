@@ -122,6 +122,24 @@ def _noted(read, decoded: list):
     return noted
 
 
+def test_what_is_read_ahead_is_read_once_in_whatever_order_it_is_asked_for(folder, nano, monkeypatch):
+    """More images than may wait: else those that were asked for first would keep the others from ever being read ahead."""
+    from unime.train import data
+
+    monkeypatch.setattr(data, "WAITING", 3)
+    items, decoded = Items.open(folder, 10**6), []
+    monkeypatch.setattr(Items, "__getitem__", _noted(Items.__getitem__, decoded))
+    shown = Shown(backbones.load(nano, models=view_of("unime_v2", folder, nano).models), items)
+    pictures = [id for id in items.ids if items.has_image(id)]
+    first, second = pictures[:10][::-1], pictures[10:20]
+    shown.ahead([*first, *second])
+    shown.contents(sorted(first))
+    assert {id for id in shown._begun} <= set(second) and len(shown._begun) == 3
+    shown.contents(second)
+    assert not shown._begun and not shown._coming
+    assert sorted(id for id, _ in decoded) == sorted([*first, *second])
+
+
 def test_inputs_are_made_once_and_go_with_their_items(folder, nano, monkeypatch):
     backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
     made, encode = [], backbone.encode

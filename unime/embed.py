@@ -79,7 +79,7 @@ def _vectors(ids: list[str], items: Items, backbone: Backbone, batch_tokens: int
     return np.stack([rows[id] for id in ids])
 
 
-PREPARING = 6
+PREPARING = 4
 """Threads that prepare batches for a GPU, at most."""
 
 

@@ -4,6 +4,8 @@ import re
 
 SETS, TASKS, CROSSMODAL = CONFIG.data.train_sets, CONFIG.evaluate.tasks, CONFIG.evaluate.crossmodal
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
+JUDGING = GPU * {"vllm": CONFIG.judge.vllm.tensor_parallel, "openai": 0}.get(CONFIG.judge.backend, 1)  # of one that judges
+BESIDE = 8 if GPU else 1  # threads of a job that runs a model: on a GPU's job they read and prepare images
 ABLATIONS, RECORD = "ablations/dvc.yaml", "source.json"
 
 

@@ -236,22 +236,24 @@ class Backbone:
         """As `see_all`, of one image."""
         return self.see_all([image])[0]
 
-    @torch.no_grad()
     def see_all(self, images: Sequence[Image.Image | Picture]) -> list[Picture]:
         """Images (or what `look` made of them) after the vision tower, on the CPU, to stand in for them in any number of prompts.
 
         On a CPU each passes the tower alone, so its features depend on it only: a cache of them changes no result.  A GPU would idle
         (`benchmarks/gpu.py`), so there `SEEN` tokens pass together, and a picture's last bits may depend on the others.
         """
-        found: list[Picture] = []
         pictures = [image if isinstance(image, Picture) else self.look(image) for image in images]
-        for some in [[picture] for picture in pictures] if self.device.type == "cpu" else together(pictures, SEEN):
-            tokens = [picture.tokens for picture in some]
-            batch = self._shapes(some, torch.ones(1, sum(tokens), dtype=torch.bool))
-            batch["pixel_values"] = torch.cat([picture.pixels for picture in some])
-            features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()}).cpu().split(tokens)
-            found += [p._replace(pixels=None, features=f.clone()) for p, f in zip(some, features, strict=True)]  # else each keeps all
-        return found
+        runs = [[picture] for picture in pictures] if self.device.type == "cpu" else together(pictures, SEEN)
+        return [seen for some in runs for seen in self.seen_together(some)]
+
+    @torch.no_grad()
+    def seen_together(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Pictures after one pass of the vision tower."""
+        tokens = [picture.tokens for picture in pictures]
+        batch = self._shapes(pictures, torch.ones(1, sum(tokens), dtype=torch.bool))
+        batch["pixel_values"] = torch.cat([picture.pixels for picture in pictures])
+        features = self._features({name: tensor.to(self.device) for name, tensor in batch.items()}).cpu().split(tokens)
+        return [p._replace(pixels=None, features=f.clone()) for p, f in zip(pictures, features, strict=True)]  # else each keeps all
 
     def _tokens(self, height: int, width: int) -> int:
         """How many tokens an image of this size in pixels becomes; no pixel is computed."""

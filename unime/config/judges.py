@@ -20,7 +20,7 @@ Mode = Literal["exact", "published"]
 
 
 class TransformersJudge(Section):
-    batch_tokens: Positive = Field(description="tokens, padding included, in a forward pass")
+    batch_tokens: Positive = Field(description="tokens of a forward pass; shared ones count once")
 
 
 class VllmJudge(Section):

@@ -18,9 +18,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     adapter, base, metrics = inputs
     text = card.exported(str(job.item), (adapter / "README.md").read_text(encoding="utf-8"), artifacts.read_json(metrics), commit())
-    models = SimpleNamespace(
-        dtype=config.models.dtype, device="cpu", max_length=config.models.max_length
-    )  # weights are added, nothing runs
+    # Weights are added, nothing runs.
+    models = SimpleNamespace(dtype=config.models.dtype, device="cpu", attention="sdpa", max_length=config.models.max_length)
     export.export(base, adapter, outputs[0], models=models, card=text)
     size = sum(file.stat().st_size for file in outputs[0].rglob("*") if file.is_file())
     return f"merged weights, {size / 1e6:,.1f} MB"

@@ -191,8 +191,9 @@ class OpenaiJudge:
                 why = f"{type(problem).__name__.strip('_')}: {problem}"
                 if attempt == self.settings.retries:
                     raise ServerError(
-                        f"{name}: {self.url} did not answer in {attempt + 1} attempts ({why}); see that the server runs, or raise "
-                        f"judge.openai.retries or judge.openai.timeout ({self.settings.timeout:g} s now); whole shards are kept"
+                        f"{name}: {self.url} did not answer in {attempt + 1} attempts ({why}); see that the server runs, and run "
+                        "again: whole shards are kept.  Another judge.openai.retries or judge.openai.timeout "
+                        f"({self.settings.timeout:g} s now) begins the stage anew"
                     ) from problem
                 after = getattr(problem, "after", None)
             if stop.wait(min(PAUSE * 2**attempt, LONGEST) * random.uniform(0.5, 1.5) if after is None else after):

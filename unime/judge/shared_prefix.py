@@ -225,8 +225,14 @@ def pack(groups: Sequence[Sequence[Encoded]], backbone: Backbone) -> Packed:
         torch.cat(features).to(device) if features else None,
         tuple(spans),
         torch.tensor(last, device=device),
-        Cuts.of(spans, device) if device.type == "cuda" and backbone.head.weight.dtype in (torch.bfloat16, torch.float16) else None,
+        Cuts.of(spans, device) if _has_flash(device, backbone.head.weight.dtype) else None,
     )
+
+
+def _has_flash(device: torch.device, kind: torch.dtype) -> bool:
+    """Whether torch's flash attention runs there: half precision, Ampere or newer."""
+    half = kind in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _shape(sequence: Encoded, image_token: int) -> tuple[Any, ...]:

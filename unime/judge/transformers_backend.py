@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ class TransformersJudge:
 
             @torch.inference_mode()
             def work(block: list[Question]) -> list[np.ndarray]:
-                self.pictures.ahead([id for one in block for id in (one.query, *one.candidates)], lanes.turn)
-                groups = [self.sequences(question) for question in block]
+                shown = self.pictures.of([id for one in block for id in (one.query, *one.candidates)], lanes.turn)
+                groups = [self.sequences(question, shown) for question in block]
                 found = []
                 for some in passes(groups, self.backbone.image_token, self.batch_tokens):
                     packed = shared_prefix.pack(some, self.backbone)
@@ -71,17 +72,19 @@ class TransformersJudge:
                 found.append(self.backbone.answer_logits(batch, self.words).cpu().numpy())
         return np.concatenate(found)
 
-    def sequences(self, question: Question) -> list[Encoded]:
-        """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown."""
-        query = self._parts(question.query)
-        asked = [self.backbone.chat_prompt(prompts.judge_turn(query, self._parts(candidate))) for candidate in question.candidates]
+    def sequences(self, question: Question, shown: Mapping[tuple[str, str], Picture] = MappingProxyType({})) -> list[Encoded]:
+        """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown: of those
+        at hand in `shown`, by the image's place, or of the store's."""
+        query = self._parts(question.query, shown)
+        asked = [self.backbone.chat_prompt(prompts.judge_turn(query, self._parts(candidate, shown))) for candidate in question.candidates]
         try:
             return [self.backbone.encode(prompt, self.tokens.ids(prompt.text)) for prompt in asked]
         except ValueError as error:
             raise ValueError(f"query {question.query} with a candidate: {error}") from error
 
-    def _parts(self, id: str) -> list:
-        return prompts.parts(self.items.text(id), self.pictures[id] if self.items.has_image(id) else None)
+    def _parts(self, id: str, shown: Mapping[tuple[str, str], Picture]) -> list:
+        picture = (shown.get(self.items.image_place(id)) or self.pictures[id]) if self.items.has_image(id) else None
+        return prompts.parts(self.items.text(id), picture)
 
     def _logits(self, hidden: torch.Tensor) -> np.ndarray:
         """(N, D) -> (N, 2) float32, computed as the backbone's `answer_logits` does."""
@@ -117,19 +120,22 @@ class Pictures:
         self._tokens = 0
         self._lock = threading.Lock()
 
-    def ahead(self, ids: Iterable[str], turn: AbstractContextManager[object]) -> None:
-        """On a GPU, see what is not kept of these items' images, several at a time: decoded here, computed in this thread's turn."""
+    def of(self, ids: Iterable[str], turn: AbstractContextManager[object]) -> dict[tuple[str, str], Picture]:
+        """On a GPU all of these items' pictures by their place, new ones seen several at a time: decoded here, computed in this thread's
+        turn.  On a CPU none: there each is seen when its prompt is made."""
         if self.backbone.device.type == "cpu":
-            return
+            return {}
         places = {self.items.image_place(id): id for id in ids if self.items.has_image(id)}
         with self._lock:
-            wanted = [id for place, id in places.items() if place not in self._kept]
-        for some in shards.cut(wanted, LOOKED):
+            found = {place: self._kept[place] for place in places if place in self._kept}
+        for some in shards.cut([id for place, id in places.items() if place not in found], LOOKED):
             looked = [self.backbone.look(self.items[id].image) for id in some]
             with turn:
                 seen = self.backbone.see_all(looked)
             for id, picture in zip(some, seen, strict=True):
-                self._keep(self.items.image_place(id), picture)
+                place = self.items.image_place(id)
+                found[place] = self._keep(place, picture)
+        return found
 
     def __getitem__(self, id: str) -> Picture:
         place = self.items.image_place(id)

@@ -111,7 +111,9 @@ def judging(backbone: Backbone, sizes: Sizes, asked: Sequence[Question], batch_t
         new = sorted(id for id in shown - seen if sizes.items.has_image(id))
         seen.update(shown)
         with Lanes(backbone.device) as lanes:
-            tower = clocked(lambda: list(shards.spread(new, judge.pictures.__getitem__, lanes.count)))
+            alone = backbone.device.type == "cpu"
+            see = judge.pictures.__getitem__ if alone else lambda some: judge.pictures.of(some, lanes.turn)
+            tower = clocked(lambda: list(shards.spread(new if alone else [new], see, lanes.count)))
         return Measured(sizes_of.of_questions(some, sizes, batch_tokens)[0], clocked(lambda: judge.answers(some)), len(new), tower)
 
     found, size, tries = grown(work, len(asked), seconds)
@@ -132,7 +134,7 @@ def training(kind: str, backbone: Backbone, sizes: Sizes, table: pl.DataFrame, c
         batch = batch_at(0, len(table), count, seed)
         amount, ids = sizes_of.of_batch(one, batch.rows, 0, settings.micro, sizes.length)
         new = sorted(id for id in set(ids) - seen if sizes.items.has_image(id))
-        tower = clocked(lambda: [shown.content(id) for id in new])
+        tower = clocked(lambda: shown.contents(new))
         seen.update(ids)
         step = settings.model_copy(update={"batch": count, "steps": 1, "warmup": 0, "checkpoint": 2})
         with tempfile.TemporaryDirectory() as scratch:

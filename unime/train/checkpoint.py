@@ -46,7 +46,8 @@ def load(path: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optim
         part, name = key.split(".", 1)
         parameter = parameters[name]
         if part == "weight":
-            parameter.data.copy_(value)
+            with torch.no_grad():  # not `.data`: what is made of a weight is made again where torch counts a change (`train.lean`)
+                parameter.copy_(value)
         else:
             optimizer.state[parameter][part] = value if part == "step" else value.to(parameter)
     return int(about["step"]), json.loads(about["log"])

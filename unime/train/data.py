@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -54,26 +54,26 @@ def trained(model: Any) -> dict[str, Any]:
 class Shown:
     """Items as contents whose image has passed the frozen vision tower; the last used `limit` bytes of features are kept.
 
-    The tower is never trained and sees each image alone, so keeping its output changes no result.  Images of a coming step are decoded
-    and resized by threads (`ahead`) while the present one computes.
+    The tower is never trained, and on a CPU sees each image alone, so keeping its output changes no result (on a GPU: but for rounding,
+    see `Backbone.see_all`).  Images of a coming step are decoded and resized by threads (`ahead`) while the present one computes.
     """
 
     def __init__(self, backbone: Backbone, items: Any, limit: int = KEPT) -> None:
         self.backbone, self.items, self.limit, self.used = backbone, items, limit, 0
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._inputs: dict[str, Encoded] = {}  # of items that are kept
-        self._coming: deque[str] = deque()
+        self._coming: dict[str, None] = {}
         self._begun: dict[str, Future[Any]] = {}
         self._threads = ThreadPoolExecutor(WORKERS)
 
     def ahead(self, ids: Iterable[str]) -> None:
         """Decode these items' images in their order, where they are not kept, WAITING of them at most before they are asked for."""
-        self._coming.extend(ids)
+        self._coming |= dict.fromkeys(ids)
         self._begin()
 
     def _begin(self) -> None:
         while self._coming and len(self._begun) < WAITING:
-            id = self._coming.popleft()
+            del self._coming[id := next(iter(self._coming))]
             if id not in self._kept and id not in self._begun and self.items.has_image(id):
                 self._begun[id] = self._threads.submit(self._looked, id)
 
@@ -105,6 +105,7 @@ class Shown:
                 self.used -= self._inputs.pop(id).ids.nbytes
 
     def _read(self, id: str) -> Any:
+        self._coming.pop(id, None)
         begun = self._begun.pop(id, None)
         self._begin()
         return begun.result() if begun else self.items[id]

@@ -99,7 +99,9 @@ class Mined(Embedder):
         losses.check_teacher(pairs, self.scores)
 
     def ahead(self, batch: Batch) -> None:
-        self.shown.ahead(id for row in share(batch, self.accelerator) for id in self.items[row])
+        mine = share(batch, self.accelerator)
+        for at in range(0, len(mine), self.settings.micro):  # in the order in which `passes` asks for them
+            self.shown.ahead(sorted({id for row in mine[at : at + self.settings.micro] for id in self.items[row]}))
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         mine, total = share(batch, self.accelerator), 0.0
@@ -133,7 +135,7 @@ class InBatch(Embedder):
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
 
     def ahead(self, batch: Batch) -> None:
-        self.shown.ahead(id for row in share(batch, self.accelerator) for id in self.pairs[row])
+        self.shown.ahead(sorted({id for row in share(batch, self.accelerator) for id in self.pairs[row]}))
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
         pairs = [self.pairs[row] for row in share(batch, self.accelerator)]

@@ -88,6 +88,8 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     if done:
         job.log.info("resumed after step %d of %d", done, settings.steps)
     with _reproducible(backbone), open_lanes(backbone.model, job.threads) as lanes:
+        if done < settings.steps:
+            accumulate.ahead(batch_at(done, rows, settings.batch, seed))
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
             torch.manual_seed(_stream(seed, step, accelerator.process_index))
             if step + 1 < settings.steps:

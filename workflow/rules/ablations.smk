@@ -16,7 +16,7 @@ rule ablation_train:
         "logs/benchmarks/ablation_train.{variant}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
@@ -40,7 +40,7 @@ rule ablation_evaluate:
         "logs/benchmarks/ablation_evaluate.{variant}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=720,

@@ -22,7 +22,7 @@ rule evaluate:
         task=one_of(TASKS),
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=240,
@@ -52,7 +52,7 @@ rule crossmodal:
         task=one_of(CROSSMODAL),
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=240,

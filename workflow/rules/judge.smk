@@ -19,11 +19,11 @@ rule judge:
         "logs/benchmarks/judge.{set}.tsv"
     conda:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
-        gpu=GPU,
+        gpu=JUDGING,
     shell:
         repro("judge@{wildcards.set}")
 
@@ -43,11 +43,11 @@ rule judge_more:
         "logs/benchmarks/judge_more.{judge}.tsv"
     conda:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
-        gpu=GPU,
+        gpu=JUDGING,
     shell:
         repro("judge_more@{wildcards.judge}", ABLATIONS)
 

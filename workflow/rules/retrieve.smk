@@ -39,7 +39,7 @@ rule embed_train:
         "logs/benchmarks/embed_train.{set}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=720,

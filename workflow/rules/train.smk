@@ -16,7 +16,7 @@ rule train_hard_negatives:
         "logs/benchmarks/train_hard_negatives.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
@@ -40,7 +40,7 @@ rule train_unime_v2:
         "logs/benchmarks/train_unime_v2.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
@@ -65,7 +65,7 @@ rule train_reranker:
     priority: 1  # the longest of the three: first, so that no core waits for it at the end
     conda:
         "../../envs/torch.yaml"
-    threads: 1
+    threads: BESIDE
     resources:
         mem_mb=4000,
         runtime=1440,
