@@ -26,6 +26,7 @@ _BYTES = 1 << 28  # of a block of candidates, as float32
 _CELLS = 1 << 22  # products kept of a block of queries: 100 MiB with what ordering them takes
 _EXTRA = 8  # candidates asked for beyond those needed, so that few queries are asked again
 _GPU_K = 2048  # the most neighbours that faiss gives on a GPU
+faiss.cvar.distance_compute_min_k_reservoir = 1  # faiss's heap, its choice below 100 neighbours, takes a fifth longer at 59
 
 
 class Nearest(NamedTuple):
