@@ -3,8 +3,8 @@
 16 queries with ten items each (query, positive, eight negatives): half of the queries are pictures of 64 tokens; candidates are texts,
 and half of their places hold one that stands somewhere else in the batch too.  The peer is GradCache as it is usually run for this loss:
 all items in chunks of two, embedded without a graph, the loss's gradient for each embedding, every chunk embedded again and sent
-backward; a picture goes through the vision tower in both passes.  Same weights, LoRA, threads, float32; the gradients are compared first.  Ours holds a micro-batch's graphs at a time: 16 queries
-share their equal candidates, one query needs the least memory.
+backward; a picture goes through the vision tower in both passes.  Same weights, LoRA, threads, float32; the gradients are compared
+first.  Ours holds the graphs of a micro-batch at a time: 16 queries share their equal candidates, one query needs the least memory.
 """
 
 from __future__ import annotations
