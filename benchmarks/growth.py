@@ -1,7 +1,7 @@
 """Time and memory of judge, embed and mine at 1, 4 and 16 times the rows: python benchmarks/growth.py [pairs]
 
 Each size in a process of its own, with the nano MLLM; per row neither may grow.  The judge reads each pair's picture and 20 texts, embed
-one picture and one text a row, mine takes 50 judged candidates a pair (20 times as many pairs).
+one picture and one text a row, mine takes 50 judged candidates a pair (400 times as many pairs).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unime import artifacts, embed, judge
 from unime.backbones import load
 from unime.judge.transformers_backend import TransformersJudge
 
-TIMES, CANDIDATES, MINED = (1, 4, 16), 20, 20
+TIMES, CANDIDATES, MINED = (1, 4, 16), 20, 400
 
 
 def quiet(iterable, total=None, label=""):
