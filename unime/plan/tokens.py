@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from unime import artifacts, prompts
 from unime.backbones import FAMILIES, Backbone, ModelError, Picture, Prompt
 from unime.backbones.files import chat_template, read_config
+from unime.backbones.weights import hollow
 from unime.data.items import Content, Items
 from unime.evaluate import rerank
 from unime.judge import Question, blocks, questions
@@ -55,8 +56,7 @@ def without_weights(folder: str | Path, models: Any, image_size: int) -> Backbon
     family = FAMILIES[kind]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.chat_template = chat_template(Path(folder))
-    with torch.device("meta"):
-        model = family.MODEL(AutoConfig.from_pretrained(folder, local_files_only=True))
+    model = hollow(family.MODEL, Path(folder))
     processor = family.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True)
     return family(Path(folder), model, tokenizer, processor, models, image_size)
 
