@@ -182,7 +182,7 @@ def run(rounds: int) -> Section:
             backbone = load(folder, models=models, train=True)
             backbone.add_lora(LORA, 0)
             if layers == "lean":
-                prepared(backbone, SimpleNamespace(batch_tokens=TOKENS, gradient_checkpointing=twice))
+                prepared(backbone, SimpleNamespace(batch_tokens=TOKENS, gradient_checkpointing=twice), "ddp", Accelerator())
             taken, tokens = training(backbone, items, table, micro, rounds)
             work = 2 * costs.token * tokens + costs.picture * QUERIES // 2
             said = f"train: 64 x 10 items, {micro} queries a micro-batch, {layers} layers{', gradient checkpointing' if twice else ''}"

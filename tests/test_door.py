@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unime import config, door
+from unime import config, door, witness
 from unime.door import Door
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,13 +119,13 @@ def test_progress_is_found_again_if_and_only_if_nothing_has_changed(here: Path) 
 
 
 def test_large_inputs_enter_the_digest_by_both_ends(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "LARGE", 1 << 10)
+    monkeypatch.setattr(witness, "LARGE", 1 << 10)
     Path("in").write_bytes(bytes(4 << 20))
-    before = door._contents([Path("in")])
+    before = witness._contents([Path("in")])
     with Path("in").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
-    assert door._contents([Path("in")]) != before
+    assert witness._contents([Path("in")]) != before
 
 
 def test_a_failed_run_keeps_the_output_of_the_last_good_one(here: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_input_or_parameter_that_changes_meanwhile_spoils_the_run_a_touch_doe
     good = Path("config.yaml").read_text()
     with pytest.raises(door.StageError, match=r"config.yaml \(mine\) changed"):
         enter(made(meddle(lambda: Path("config.yaml").write_text(good.replace("beta: 0.01", "beta: 0.02")))))
-    with pytest.raises(door.StageError, match=r"config.yaml \(no longer valid\) changed"):
+    with pytest.raises(door.StageError, match=r"config.yaml \(mine\) \(no longer valid\) changed"):
         enter(made(meddle(lambda: Path("config.yaml").write_text("mine:"))))
     Path("config.yaml").write_text(good)
     enter(made(meddle(lambda: Path("config.yaml").write_text(good.replace("lr: 0.002", "lr: 0.003")))))

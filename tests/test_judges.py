@@ -116,9 +116,7 @@ def test_agreement_equals_a_plain_loop_on_random_tables_with_ties():
     found = agreement.report([(name, table(one), table(two)) for name, one, two in sets], NAMES, beta=0.05)
     rows = [(pair, one[pair], two[pair]) for _, one, two in sets for pair in one]
     within = [spearman(one, two) for _, (_, one), (_, two) in rows if one]
-    flat = [
-        (a, b, a > sigma - 0.05, b > other - 0.05) for _, (sigma, one), (other, two) in rows for a, b in zip(one, two, strict=True)
-    ]
+    flat = [(a, b, a > sigma - 0.05, b > other - 0.05) for _, (sigma, one), (other, two) in rows for a, b in zip(one, two, strict=True)]
     whole, known = found["all"], [value for value in within if value is not None]
     assert (whole["pairs"], whole["candidates"], whole["constant"]) == (len(within), len(flat), within.count(None))
     assert within.count(None) > 1 and len({row[0] for row in flat}) < len(flat) / 5, "there are ties"

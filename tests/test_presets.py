@@ -20,6 +20,8 @@ JOBS = {
     **dict.fromkeys(("fetch_train", "data_train", "embed_train", "retrieve", "judge", "mine"), 20),
     **dict.fromkeys(("data_eval", "evaluate"), 36),
     **dict.fromkeys(("data_crossmodal", "crossmodal"), 11),
+    "embed_part": 40,
+    "judge_part": 160,
     "fetch_crossmodal": 5,
     "export": 2,
     **dict.fromkeys(("fetch_eval", "train_in_batch", "train_hard_negatives", "train_unime_v2", "train_reranker"), 1),

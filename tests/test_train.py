@@ -13,12 +13,13 @@ import time
 import polars as pl
 import pytest
 import torch
+from accelerate import Accelerator
 from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, write_data
 
 from unime import backbones, lanes
 from unime.data.items import Items
 from unime.job import Job
-from unime.train import checkpoint, embedder, reranker
+from unime.train import checkpoint, embedder, processes, reranker
 from unime.train.data import batch_at
 from unime.train.loop import factor, fit
 
@@ -160,17 +161,24 @@ def test_checkpoints_hold_everything_and_refuse_another_model(tmp_path):
     model, optimizer = made(2)
     go(model, optimizer, (0, 3))
     path, log = tmp_path / "checkpoint.safetensors", [{"step": 3, "loss": 0.1 + 0.2}]
-    checkpoint.save(path, dict(model.named_parameters()), optimizer, 3, log)
+    accelerator = Accelerator(cpu=True)
+    held = processes.Replicated(dict(model.named_parameters()), accelerator)
+    held.optimizer = optimizer
+    checkpoint.save(path, dict(model.named_parameters()), held.state(), 3, log)
     go(model, optimizer, (3, 6))
     again, restored = made(2)
-    assert checkpoint.load(path, dict(again.named_parameters()), restored) == (3, log)
+    *told, state = checkpoint.load(path, dict(again.named_parameters()))
+    assert told == [3, log]
+    other = processes.Replicated(dict(again.named_parameters()), accelerator)
+    other.optimizer = restored
+    other.restore(state)
     go(again, restored, (3, 6))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     with pytest.raises(ValueError, match="of another model"):
-        checkpoint.load(path, dict(made(4)[0].named_parameters()), made(4)[1])
+        checkpoint.load(path, dict(made(4)[0].named_parameters()))
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match="damaged checkpoint"):
-        checkpoint.load(path, dict(again.named_parameters()), restored)
+        checkpoint.load(path, dict(again.named_parameters()))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(folder, nano, tmp_path):

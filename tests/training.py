@@ -59,6 +59,7 @@ def view_of(kind: str, folder: Path, nano: Path, **changes) -> config_module.Vie
     raw["embed"]["model"], raw["export"] = str(nano), {}
     small = {"steps": 6, "batch": 8, "micro": 3, "warmup": 1, "checkpoint": 2, "lr": 0.002}
     lora = {name.removeprefix("lora__"): changes.pop(name) for name in list(changes) if name.startswith("lora__")}
+    raw["train"]["passes"] |= {name: changes.pop(name) for name in list(raw["train"]["passes"]) if name in changes}
     raw["train"][kind] |= small | changes
     (raw["train"]["reranker"] if kind == "reranker" else raw["train"])["lora"] |= {"rank": 4} | lora
     section = "train.reranker" if kind == "reranker" else f"train.{kind}"
@@ -66,10 +67,10 @@ def view_of(kind: str, folder: Path, nano: Path, **changes) -> config_module.Vie
     return config_module.View(config_module.parse(raw), sections)
 
 
-def train(kind: str, folder: Path, nano: Path, out: Path, scratch: Path, threads: int = 1, **changes) -> str:
+def train(kind: str, folder: Path, nano: Path, out: Path, scratch: Path, threads: int = 1, parallel: str = "ddp", **changes) -> str:
     view = view_of(kind, folder, nano, **changes)
     scratch.mkdir(parents=True, exist_ok=True)
-    job = Job(None, threads, scratch, logging.getLogger("test"))
+    job = Job(None, threads, scratch, parallel=parallel, log=logging.getLogger("test"))
     backbone = backbones.load(nano, models=view.models, train=True)
     items, table = Items.open(folder, 10**6), table_of(folder, kind)
     if kind == "reranker":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from unime import closure, config, door, doors, tools
+from unime import closure, config, door, doors, launch, tools
 
 
 def stages() -> list[str]:
@@ -112,9 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no stage {given.stage!r}{config.nearest(given.stage, stages())}", file=sys.stderr)
         return 2
     try:
-        code = code_of(given.stage)
         opened = open_door(given.stage)
         door.environment(door.threads(opened), opened.online)
+        if launch.is_worker():
+            door.work(given.stage, opened, given.item, given.config)
+            return 0
+        code = code_of(given.stage)
         print(door.enter(given.stage, opened, given.item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
         return door.fail(problem)

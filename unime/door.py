@@ -16,7 +16,6 @@ This module and the doors import nothing heavy, so that `environment` can set th
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -31,14 +30,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unime import closure, config
-from unime.job import Job
-
-LARGE = 64 << 20
-"""Bytes; a larger input file enters the digest by name, size, first and last MiB instead of its whole content."""
-
-FOREIGN = re.compile(r"\.snakemake_timestamp|\.gitignore|\..*\.tmp")
-"""Names inside an input folder that are not part of the artifact."""
+from unime import closure, config, launch
+from unime.job import Job, Part, PartMade, StageError
+from unime.witness import Witness
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,7 @@ class Door:
     covers.  `items` is the key of the list (or mapping) that items come from: `{item}` is the task or set; of a mapping `{key}` is the
     name, `{item}` its value and `{item.model}` a part of that, in `sections` too.  `sweep` names, by folder, the list
     (or lists) whose names its subfolders must be among: one left over from a task or set no longer asked for must not enter a table.
+    `parts` says that several runs may share its shards (Job.part), `trains` that several processes may (config section `train`).
     `run(config, job, inputs, outputs)` writes `outputs` and returns what to say about them: one line, or a table below it.
     """
 
@@ -59,6 +54,8 @@ class Door:
     threads: int = 1
     online: bool = False
     items: str | None = None
+    parts: bool = False
+    trains: bool = False
     sweep: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -81,10 +78,6 @@ class Door:
             return str(config.at(view, ".".join(path)))
 
         return [Path(re.sub(r"\{([\w.]+)\}", value, template)) for template in templates]
-
-
-class StageError(RuntimeError):
-    """A run that cannot begin or must not count; the message names the reason and the remedy."""
 
 
 def environment(threads: int, online: bool = False) -> None:
@@ -117,14 +110,18 @@ def threads(door: Door) -> int:
 
 
 def enter(stage: str, door: Door, item: str | None, config_path: Path, code: list[Path]) -> str:
-    """Run a stage and return what to print.  Raises StageError, ConfigError, or what the room raises; then no output is there."""
+    """Run a stage, or the part of it that UNIME_PART names, and return what to print.
+
+    Raises StageError, ConfigError, or what the room raises; then no output is there.
+    """
     source = closure.digest(code)
     whole_config = config.load(config_path)
     _check_item(stage, door, item, whole_config)
     view = door.view(whole_config, item)
     inputs, outputs = (door.paths(templates, view, item) for templates in (door.inputs, door.outputs))
-    name = stage if item is None else f"{stage}@{item}"
-    log = _log_to(Path("logs") / f"{name.replace('@', '.')}.log")
+    stage_name, part = stage if item is None else f"{stage}@{item}", _part(stage, door)
+    name = f"{stage_name}.{part}" if part else stage_name
+    log = _log_to(name)
     with _alone(name), _ended_politely():
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
@@ -134,25 +131,30 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
                 raise StageError(
                     f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own"
                 )
-        stamps, contents, parameters = _stamps(inputs), _contents(inputs), json.dumps(view.dump(), sort_keys=True)
-        digest = hashlib.sha256(json.dumps([name, source, parameters, contents], sort_keys=True).encode()).hexdigest()[:16]
-        scratch = Path("scratch") / name / digest
+
+        def parameters() -> str:
+            return json.dumps(door.view(config.load(config_path), item).dump(), sort_keys=True)
+
+        read = Witness(stage_name, source, parameters, f"{config_path} ({', '.join(door.sections)})", inputs)
+        scratch = Path("scratch") / stage_name / read.digest
         scratch.mkdir(parents=True, exist_ok=True)
-        job = Job(item=item, threads=threads(door), scratch=scratch, log=log)
-        log.info("%s: start, %d threads, scratch %s, parameters %s", name, job.threads, scratch, parameters)
+        job = Job(item=item, threads=threads(door), scratch=scratch, part=part, log=log)
+        log.info("%s: start, %d threads, scratch %s, parameters %s", name, job.threads, scratch, read.parameters)
         start = time.monotonic()
         temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]  # `final` undoes it
         try:
+            if part:
+                return f"made part {part} of {outputs[0]}: {_share(door, view, job, inputs, temporary, read)}"
             _clear(outputs)
-            summary = door.run(view, job, inputs, temporary)
+            processes = launch.Processes.of(whole_config.train) if door.trains else launch.ONE
+            if processes.several:
+                summary = launch.run(processes, stage, item, config_path, job, temporary)
+            else:
+                summary = door.run(view, job, inputs, temporary)
             for path, made in zip(temporary, outputs, strict=True):
                 if not path.exists():
                     raise StageError(f"{name}: {made} was not written; this is a fault of unime/doors/{stage}.py")
-            changed = _other_parameters(door, item, config_path, parameters)
-            changed += [*_other_code(source), *_other_inputs(inputs, stamps, contents)]
-            if changed:
-                shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-                raise StageError(f"{shown} changed while {name} was running: its output is thrown away and not recorded; run it again")
+            _unchanged(read, name)
             for path, made in zip(temporary, outputs, strict=True):
                 _remove(made)
                 os.replace(path, made)
@@ -163,6 +165,54 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         log.info("%s: %.1f s: %s", name, time.monotonic() - start, summary)
     more = f" and {len(outputs) - 2} more" if len(outputs) > 2 else ""
     return f"made {', '.join(map(str, outputs[:2]))}{more}: {summary}"
+
+
+def work(stage: str, door: Door, item: str | None, config_path: Path) -> str:
+    """The part of a stage that one of several processes does: those of `launch.run`, which says where it writes.  Prints nothing."""
+    given = launch.given()
+    view = door.view(config.load(config_path), item)
+    inputs = door.paths(door.inputs, view, item)
+    log = _log_to(f"{stage if item is None else f'{stage}@{item}'}.process-{given.rank}")
+    job = Job(item=item, threads=given.threads, scratch=given.scratch, parallel=given.parallel, silent=given.rank > 0, log=log)
+    with _ended_politely():
+        summary = door.run(view, job, inputs, given.outputs)
+    if given.rank == 0:
+        given.tell(summary)
+    return ""
+
+
+def _part(stage: str, door: Door) -> Part | None:
+    text = os.environ.get("UNIME_PART")
+    if not text:
+        return None
+    if not door.parts:
+        raise StageError(f"UNIME_PART={text!r}: {stage} has no shards that several runs could share; unset it")
+    try:
+        return Part.parse(text)
+    except ValueError as problem:
+        raise StageError(f"UNIME_PART: {problem}") from None
+
+
+def _share(door: Door, view: config.View, job: Job, inputs: list[Path], temporary: list[Path], read: Witness) -> str:
+    """Make one part's shards; they stay in scratch for the run that puts all together, unless something has changed meanwhile."""
+    try:
+        door.run(view, job, inputs, temporary)
+    except PartMade as made:
+        try:
+            _unchanged(read, f"{job.scratch.parent.name}.{job.part}")
+        except StageError:
+            _remove(job.scratch)
+            raise
+        job.log.info("%s", made)
+        return str(made)
+    raise StageError(f"{job.scratch.parent.name}: it has no shards; this is a fault of its door")
+
+
+def _unchanged(read: Witness, name: str) -> None:
+    """Raises StageError naming what is no longer what it was when the run began."""
+    if changed := read.changes():
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        raise StageError(f"{shown} changed while {name} was running: its output is thrown away and not recorded; run it again")
 
 
 def final(temporary: Path) -> Path:
@@ -184,8 +234,9 @@ def _check_item(stage: str, door: Door, item: str | None, whole_config: config.C
         raise StageError(f"{item!r} is not in {door.items}{config.nearest(item, known)}")
 
 
-def _log_to(path: Path) -> logging.Logger:
+def _log_to(name: str) -> logging.Logger:
     """The package's logger at INFO, everybody else's warnings too, into a fresh file."""
+    path = Path("logs") / f"{name.replace('@', '.')}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -252,58 +303,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _files(paths: list[Path]) -> Iterator[Path]:
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        for folder, below, names in os.walk(path, followlinks=True):
-            below[:] = sorted(name for name in below if not FOREIGN.fullmatch(name))
-            yield from (Path(folder) / name for name in sorted(names) if not FOREIGN.fullmatch(name))
-
-
-def _stamps(paths: list[Path]) -> dict[str, tuple[int, int]]:
-    """(bytes, time of last change) of every input file: a cheap sign that its content may have changed."""
-    return {str(path): (stat.st_size, stat.st_mtime_ns) for path in _files(paths) for stat in [path.stat()]}
-
-
-def _contents(paths: list[Path]) -> dict[str, str]:
-    """Digest of the content of every input file; see LARGE."""
-    found = {}
-    for path in _files(paths):
-        size, digest = path.stat().st_size, hashlib.sha256()
-        with path.open("rb") as file:
-            if size <= LARGE:
-                digest.update(file.read())
-            else:
-                digest.update(str(size).encode() + file.read(1 << 20))
-                file.seek(-(1 << 20), os.SEEK_END)
-                digest.update(file.read())
-        found[str(path)] = digest.hexdigest()
-    return found
-
-
-def _other_parameters(door: Door, item: str | None, config_path: Path, before: str) -> list[str]:
-    try:
-        now = json.dumps(door.view(config.load(config_path), item).dump(), sort_keys=True)
-    except config.ConfigError:
-        return [f"{config_path} (no longer valid)"]
-    except KeyError:  # the item's own name is gone
-        return [f"{config_path} ({door.items})"]
-    return [] if now == before else [f"{config_path} ({', '.join(door.sections)})"]
-
-
-def _other_code(before: dict[str, str]) -> list[str]:
-    root = closure.repository()
-    return [path for path, digest in before.items() if not (root / path).exists() or closure.digest([Path(path)])[path] != digest]
-
-
-def _other_inputs(paths: list[Path], stamps: dict[str, tuple[int, int]], contents: dict[str, str]) -> list[str]:
-    now = _stamps([path for path in paths if path.exists()])
-    touched = sorted(path for path in now.keys() | stamps.keys() if now.get(path) != stamps.get(path))
-    return [path for path in touched if path not in now or _contents([Path(path)])[path] != contents.get(path)]
 
 
 def fail(problem: BaseException) -> int:

@@ -6,8 +6,9 @@ Items are cut into shards by id; inside a shard they are sorted by length and ba
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,33 +19,37 @@ import torch
 from unime import artifacts, shards
 from unime.backbones import Backbone
 from unime.data.items import Items
+from unime.job import Part
 
 
 def embed(
     ids: Iterable[str],
     items: Items,
-    backbone: Backbone,
+    backbone: Backbone | Callable[[], Backbone],
     *,
     batch_tokens: int,
     shard: int,
     scratch: Path,
     track: Any,
     dtype: str = "float32",
+    part: Part | None = None,
 ) -> tuple[list[str], np.ndarray]:
     """The distinct ids, sorted (N), and their vectors (N, D) of `dtype` (float32 or float16), rows of length 1 (paper, section 3.1).
 
-    Finished shards are kept in `scratch`; `track(iterable, total, label)` shows progress.  Raises ValueError naming an item whose
-    prompt is too long or whose vector is not finite.
+    Finished shards are kept in `scratch`; `track(iterable, total, label)` shows progress.  A `backbone` that is a function is called if
+    a shard is missing.  Raises ValueError naming an item whose prompt is too long or whose vector is not finite, and PartMade after a
+    `part`.
     """
-    distinct = sorted(set(ids))
+    distinct, opened = sorted(set(ids)), (lambda: backbone) if isinstance(backbone, Backbone) else functools.cache(backbone)
     parts = shards.run(
         shards.cut(distinct, shard),
         scratch,
         "embed",
-        make=lambda some: (list(some), _vectors(list(some), items, backbone, batch_tokens).astype(dtype)),
+        make=lambda some: (list(some), _vectors(list(some), items, opened(), batch_tokens).astype(dtype)),
         write=_write,
         read=artifacts.read_vectors,
         track=track,
+        part=part,
     )
     if not parts:
         raise ValueError("no items to embed; the data stage gave an empty table")

@@ -14,6 +14,7 @@ gradients draw nothing and add nothing up: `embed.Lanes` serves them.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ Pass = TypeVar("Pass")
 Gradient = tuple[Tensor | None, ...]
 """One tensor a parameter; None for one that the pass did not use."""
 
+
+SWITCH = 0.0002
+"""Seconds that a lane keeps Python while another waits for it; Python's own 5 ms are longer than most operations of a small model."""
 
 _own = threading.local()
 
@@ -111,7 +115,7 @@ def open_lanes(model: nn.Module, threads: int) -> Iterator[GradientLanes]:
 
     Afterwards torch has as many threads as before.
     """
-    before = torch.get_num_threads()
+    before, interval = torch.get_num_threads(), sys.getswitchinterval()
     drawn = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
     devices = {parameter.device.type for parameter in model.parameters()}
     try:
@@ -120,6 +124,8 @@ def open_lanes(model: nn.Module, threads: int) -> Iterator[GradientLanes]:
             yield ONE
         else:
             torch.set_num_threads(1)
+            sys.setswitchinterval(SWITCH)
             yield GradientLanes(threads)
     finally:
         torch.set_num_threads(before)
+        sys.setswitchinterval(interval)

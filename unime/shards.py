@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unime.job import Part, PartMade
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -31,16 +33,21 @@ def run(
     write: Callable[[R, Path], None],
     read: Callable[[Path], R],
     track: Callable[..., Iterable[Any]],
+    part: Part | None = None,
 ) -> list[R]:
     """`make` of every shard, in order, kept as scratch/<name>-<number>; what is there already is read instead.
 
+    With a `part`, only its shards are made, every `count`-th of them, and PartMade is raised.
     `write` must make its file (or folder) whole or not at all; `track(iterable, total, label)` shows progress.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     places = [scratch / f"{name}-{number:06d}-of-{len(shards):06d}" for number in range(len(shards))]
-    missing = [number for number, place in enumerate(places) if not place.exists()]
+    mine = range(len(places)) if part is None else range(part.number - 1, len(places), part.count)
+    missing = [number for number in mine if not places[number].exists()]
     for number in track(missing, len(missing), name):
         write(make(shards[number]), places[number])
+    if part:
+        raise PartMade(f"{len(missing)} of its {len(mine)} shards, {len(mine) - len(missing)} were there")
     return [read(place) for place in places]
 
 

@@ -2,7 +2,8 @@
 
 dvc.yaml is the only stage table.  A rule takes needs(stage) as input, adds touch(done(stage)) to its outputs and runs repro(stage).
 DVC's verdict reaches the scheduler as two private files per stage: stale/<stage> is newer than the outputs if and only if DVC wants
-the stage redone; done/<stage> is the edge to the stages below.  Neither is part of any artifact, and both are derived from dvc.lock
+the stage redone; done/<stage> is the edge to the stages below, parts/<stage>/ that from the jobs that share its shards (they fill its
+scratch folder and DVC does not know them).  None is part of any artifact, and all are derived from dvc.lock
 whenever Snakemake starts, so a fresh clone behaves like the old checkout.  A rule's other inputs, all ancient(), tell the reader
 (and a clean-up) what the stage reads; they decide nothing.
 
@@ -100,6 +101,16 @@ def mark(stages, stale):
         if name in stale:  # a text of its own: Snakemake overlooks a newer file of equal content
             Path(stale_mark(name)).write_text(str(time.time_ns()))
             Path(done(name)).unlink()
+        mark_parts(name, name in stale)
+
+
+def mark_parts(stage, stale):
+    """The jobs that share a stage's shards are all to run if it is stale, else none is."""
+    shutil.rmtree(Path(part(stage)).parent, ignore_errors=True)
+    for one in map(Path, parts(stage)({}) if stage.partition("@")[0] in PARTS and not stale else []):
+        one.parent.mkdir(parents=True, exist_ok=True)
+        one.touch()
+        os.utime(one, (0, 0))
 
 
 def tell(status, stale, above, main):
@@ -132,6 +143,18 @@ def done(stage):
     return str(MARKS / "done" / stage)
 
 
+def part(stage):
+    """The mark of one of the jobs that share a stage's shards, a pattern with the wildcard `part`."""
+    return str(MARKS / "parts" / stage / "{part}")
+
+
+def parts(stage):
+    """Input function: the marks of all jobs that share the stage's shards; none where one job makes them all."""
+    count, mark = PARTS[stage.partition("@")[0]], part(stage)
+    numbers = [f"{number}-of-{count}" for number in range(1, count + 1)] if count > 1 else []
+    return lambda wildcards: [mark.format(**dict(wildcards), part=number) for number in numbers]
+
+
 def needs(stage):
     """Input function: DVC's verdict on a stage (name or wildcard pattern), and the stages that it needs."""
 
@@ -142,13 +165,17 @@ def needs(stage):
     return inputs
 
 
-def repro(stage, file="dvc.yaml"):
-    """The job of a rule: DVC runs, restores or skips the stage of that file; on screen goes its own summary, or why there is none."""
-    job = f"{shlex.quote(sys.executable)} workflow/repro.py {stage if file == 'dvc.yaml' else f'{file}:{stage}'}"
+def repro(stage, file="dvc.yaml", part=""):
+    """The job of a rule: DVC runs, restores or skips the stage of that file; on screen goes its own summary, or why there is none.
+
+    With a part (`2-of-8`) the job makes that part of the stage's shards, unless DVC has its output.
+    """
+    job = f"{shlex.quote(sys.executable)} workflow/repro.py {stage if file == 'dvc.yaml' else f'{file}:{stage}'} {part}".rstrip()
+    stage = f"{stage} {part}".rstrip()
     return (
         f"echo 'stage {stage}'\n"
         f"UNIME_THREADS={{threads}} {job} > {{log}} 2>&1 || {{{{ tail -n 20 {{log}} >&2; exit 1; }}}}\n"
-        f"awk -v stage={stage} -f workflow/summary.awk {{log}}"
+        f"awk -v stage='{stage}' -f workflow/summary.awk {{log}}"
     )
 
 

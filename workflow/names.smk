@@ -2,11 +2,39 @@
 
 import re
 
+from unime.__main__ import stages
+from unime.config import nearest
+from unime.config.jobs import DEFAULT
+
 SETS, TASKS, CROSSMODAL = CONFIG.data.train_sets, CONFIG.evaluate.tasks, CONFIG.evaluate.crossmodal
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
 JUDGING = GPU * {"vllm": CONFIG.judge.vllm.tensor_parallel, "openai": 0}.get(CONFIG.judge.backend, 1)  # of one that judges
 BESIDE = 8 if GPU else 1  # threads of a job that runs a model: on a GPU's job they read and prepare images
+TRAINING = GPU * CONFIG.train.gpus_per_node  # GPUs of a training, on each of its nodes
+BOTH = max(2, BESIDE)  # threads of a training that others wait for: on a CPU two passes run side by side
+PARTS = {"embed_train": CONFIG.jobs.parts.embed_train, "judge": CONFIG.jobs.parts.judge}  # jobs that share a training set's shards
 ABLATIONS, RECORD = "ablations/dvc.yaml", "source.json"
+
+
+for table in ("memory", "minutes"):
+    for rule in getattr(CONFIG.jobs, table):
+        if rule not in (DEFAULT, *stages()):
+            raise WorkflowError(f"jobs.{table}: there is no rule {rule!r}{nearest(rule, stages())}")
+
+
+def growing(table, rule):
+    """A resource of a rule's jobs: what the configuration says at the first attempt, twice as much at each further one."""
+    first = table.get(rule, table[DEFAULT])
+    return lambda wildcards, attempt: first * 2 ** (attempt - 1)
+
+
+def memory(rule):
+    """MB of main memory of each node."""
+    return growing(CONFIG.jobs.memory, rule)
+
+
+def minutes(rule):
+    return growing(CONFIG.jobs.minutes, rule)
 
 
 def one_of(names):

@@ -1,6 +1,6 @@
 """The job of every rule: `dvc repro --single-item STAGE`, fit for many jobs at once, several nodes, and kills.
 
-usage: python workflow/repro.py STAGE
+usage: python workflow/repro.py STAGE [PART]
 
 DVC does all of it: skips the stage, restores it from the cache or runs it, and records it in dvc.lock.  Around it, for the time of this
 process only, stands what DVC leaves to a person:
@@ -14,6 +14,8 @@ process only, stands what DVC leaves to a person:
   ones with the old output (its issue 11058); the stage's own guard (unime/door.py) cannot see what changes after it has ended;
 - shared: with a default remote (`core.remote`), what the remote holds is fetched instead of computed.  DVC's own --pull copies the
   whole run-cache for every stage; here it is this stage's entry;
+- shared out: with a PART (`2-of-8`) only that part of the stage's shards is made, into its scratch folder; DVC records nothing, and is
+  asked only whether it has the stage's output already;
 - rotten: a file in the cache or from the remote whose content is not what its name says is dropped, not restored.
 
 Uses parts of DVC that are not public: pyproject.toml pins it.
@@ -28,6 +30,7 @@ import logging
 import os
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,7 +46,7 @@ from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
 from dvc.stage import run as stage_run
-from dvc.stage.cache import StageCache, _get_stage_hash
+from dvc.stage.cache import RunCacheNotFoundError, StageCache, _get_stage_hash
 from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
@@ -58,7 +61,7 @@ class ChangedMeanwhile(DvcException):
     """What a stage read is no longer what it was when the stage began."""
 
 
-def main(stage: str) -> int:
+def main(stage: str, part: str | None = None) -> int:
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
     ran: list[str] = []
     dvcfile.modify_yaml = replaced
@@ -76,6 +79,9 @@ def main(stage: str) -> int:
                 repo.stage_cache = Shared(repo)
                 odb = repo.cache.local
                 odb.check = lambda oid, check_hash=True, _info=None, odb=odb: HashFileDB.check(odb, oid, check_hash, _info)
+                if part is not None:
+                    command = missing(repo, stage, remote is not None)
+                    break
                 repo.reproduce(stage, single_item=True, pull=pull and remote is not None)
             return 0
         except DvcException as error:
@@ -92,6 +98,19 @@ def main(stage: str) -> int:
             else:
                 log.error("%s: %s", stage, cause)
                 return 1
+    if command is None:
+        print(f"kept {stage}: unchanged, or DVC has it: nothing to share out")
+        return 0
+    return subprocess.run(command, shell=True, env={**os.environ, "UNIME_PART": part}).returncode
+
+
+def missing(repo: Repo, target: str, pull: bool) -> str | None:
+    """The stage's command; None where the checkout or DVC's cache has what it would make."""
+    (stage,) = repo.stage.collect(target)
+    with repo.lock:
+        if not stage.changed():
+            return None
+        return None if repo.stage_cache.known(stage, pull) else stage.cmd
 
 
 def noted(run: Callable[..., None], ran: list[str]) -> Callable[..., None]:
@@ -256,6 +275,14 @@ class Shared(StageCache):
         self.remote = self.repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix") if pull else None
         super().restore(stage, run_cache, pull, dry)
 
+    def known(self, stage: Stage, pull: bool) -> bool:
+        """Whether `restore` would give the stage's outputs, as far as can be told without fetching them."""
+        try:
+            self.restore(stage, pull=pull, dry=True)
+        except RunCacheNotFoundError:
+            return pull and self._load(stage) is not None
+        return True
+
     def _load(self, stage: Stage) -> Any:
         key = _get_stage_hash(stage)
         here = Path(self._get_cache_dir(key))
@@ -281,6 +308,6 @@ class Shared(StageCache):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__.split("\n\n")[1])
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -302,6 +302,10 @@ class Backbone:
         """A pattern of the full names of the language model's linear layers: no vision tower, no projector, no head."""
         return adapters.targets(self.model, self.core.language_model)
 
+    def layers(self) -> list[nn.Module]:
+        """The language model's decoder layers."""
+        return list(self.core.language_model.layers)
+
     def checkpoint_layers(self) -> None:
         """In training keep each layer's input only, and run the layer again on the way back: less memory for one more forward pass."""
         self.core.language_model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -116,6 +116,4 @@ def check_judges(judge: Judge, scores: Iterable[str], judgements: str) -> None:
     folders = judgement_folders(judge)
     if judgements not in folders:
         near = nearest(judgements, folders)
-        raise ValueError(
-            f"mine.judgements {judgements!r} is none of {', '.join(folders)}" + (near if near.startswith("; nearest") else "")
-        )
+        raise ValueError(f"mine.judgements {judgements!r} is none of {', '.join(folders)}" + (near if near.startswith("; nearest") else ""))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
 from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
 
@@ -171,6 +172,12 @@ class Passes(Section):
 
 
 class Train(Section):
+    nodes: Positive = Field(description="machines that share each training; above 1 it runs under SLURM")
+    gpus_per_node: Positive = Field(description="processes on each of them, one a GPU (models.device cpu: so many on the CPU)")
+    parallel: Literal["ddp", "fsdp", "deepspeed"] = Field(
+        description="ddp: each process holds the model; fsdp: the frozen weights are cut over the processes; deepspeed: ZeRO-2, which cuts "
+        "the optimizer's state and gradients.  None changes a result but for rounding"
+    )
     image_size: Side
     passes: Passes = Field(description="how a micro-batch goes through the model; changes no result but for rounding")
     lora: Lora = Field(description="of the three embedders")
@@ -221,6 +228,7 @@ class Experiment(Section):
         description="what is exported as merged weights -> the MLLM that it was trained on"
     )
     ablations: Ablations
+    jobs: Jobs
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> Experiment:

@@ -41,4 +41,5 @@ DOOR = Door(
     outputs=("results/ablations/train/{key}",),
     items="ablations.embedders",
     run=run,
+    trains=True,
 )

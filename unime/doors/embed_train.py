@@ -17,17 +17,17 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.embed import embed
 
     items = Items.open(inputs[0], config.data.max_pixels)
-    backbone = load(inputs[1], adapter=inputs[2], models=config.models, image_size=config.embed.image_size)
     job.log.info("%d items to embed", len(items))
     ids, vectors = embed(
         items.ids,
         items,
-        backbone,
+        lambda: load(inputs[1], adapter=inputs[2], models=config.models, image_size=config.embed.image_size),
         batch_tokens=config.embed.batch_tokens,
         shard=config.embed.shard,
         scratch=job.scratch,
         track=job.track,
         dtype=config.embed.dtype,
+        part=job.part,
     )
     outputs[0].mkdir()
     artifacts.write_vectors(outputs[0], ids, vectors)
@@ -39,5 +39,6 @@ DOOR = Door(
     inputs=("results/data/train/{item}", "{embed.model}", "{embed.adapter}"),
     outputs=("results/embed/train/{item}",),
     items="data.train_sets",
+    parts=True,
     run=run,
 )

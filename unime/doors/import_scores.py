@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from unime.config import View
-from unime.door import Door, StageError
-from unime.job import Job
+from unime.door import Door
+from unime.job import Job, StageError
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:

@@ -13,15 +13,15 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.data.items import Items
-    from unime.judge import judge, open_backend
+    from unime.judge import Later, judge, open_backend
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
     hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)
     items = Items.open(inputs[0], config.data.max_pixels)
     settings = config.judge
-    backend = open_backend(settings, inputs[2], items, models=config.models, log=job.log)
+    backend = Later(lambda: open_backend(settings, inputs[2], items, models=config.models, log=job.log))
     job.log.info("%d pairs to judge, %d judgements", len(pairs), len(pairs) + len(hits))
-    judged = judge(pairs, hits, backend, mode=settings.mode, shard=settings.shard, scratch=job.scratch, track=job.track)
+    judged = judge(pairs, hits, backend, mode=settings.mode, shard=settings.shard, scratch=job.scratch, track=job.track, part=job.part)
     artifacts.write_table(judged, outputs[0] / "judgements.parquet", artifacts.JUDGEMENTS)
     positive = judged["positive"]
     means = judged["score"].filter(positive).mean(), judged["score"].filter(~positive).mean()
@@ -34,5 +34,6 @@ DOOR = Door(
     inputs=("results/data/train/{item}", "results/retrieve/{item}", "{models.judge}"),
     outputs=("results/judge/{item}",),
     items="data.train_sets",
+    parts=True,
     run=run,
 )

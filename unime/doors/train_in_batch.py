@@ -23,4 +23,5 @@ DOOR = Door(
     sweep={"results/data/train": "data.train_sets"},
     run=embedder("in_batch"),
     threads=2,
+    trains=True,
 )

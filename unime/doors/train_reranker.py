@@ -29,5 +29,5 @@ DOOR = Door(
     outputs=("results/train/reranker",),
     sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},
     run=run,
-    threads=1,
+    trains=True,
 )

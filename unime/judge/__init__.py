@@ -7,6 +7,7 @@ here.  The pair's own positive is judged too.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import polars as pl
 
 from unime import artifacts, shards
 from unime.data.items import Items
+from unime.job import Part
 
 PENALTY = 1.05
 """Repetition penalty in the generation config of the published judge; Yes and No both stand in its prompt."""
@@ -32,6 +34,16 @@ class Question(NamedTuple):
 class Backend(Protocol):
     def answers(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """Per question (candidates, 2) float32: the raw logits of Yes and of No, both less the same number where only that is known."""
+
+
+class Later:
+    """A backend that is opened when it is first asked: a run whose shards are all there opens none."""
+
+    def __init__(self, opening: Callable[[], Backend]) -> None:
+        self._opened = functools.cache(opening)
+
+    def answers(self, questions: Sequence[Question]) -> list[np.ndarray]:
+        return self._opened().answers(questions)
 
 
 def open_backend(settings: Any, folder: str | Path, items: Items, *, models: Any, log: logging.Logger) -> Backend:
@@ -72,11 +84,12 @@ def judge(
     shard: int,
     scratch: Path,
     track: Callable[..., Iterable[Any]],
+    part: Part | None = None,
 ) -> pl.DataFrame:
     """Table JUDGEMENTS: for every pair, in the order of `pairs`, its positive and then its hits in the order of rank.
 
     `shard` pairs at a time are written to `scratch` whole; a rerun judges the rest.  In a shard equal (query, candidate) are judged
-    once.  Raises ArtifactError for a logit that is not finite, and for hits of unknown pairs.
+    once.  Raises ArtifactError for a logit that is not finite, and for hits of unknown pairs, and PartMade after a `part`.
     """
     lists = hits.group_by("pair").agg(hits=pl.col("candidate").sort_by("rank"))
     unknown = lists.join(pairs, on="pair", how="anti")["pair"]
@@ -91,6 +104,7 @@ def judge(
         write=lambda table, place: artifacts.write_table(table, place, artifacts.JUDGEMENTS),
         read=lambda place: artifacts.read_table(place, artifacts.JUDGEMENTS),
         track=track,
+        part=part,
     )
     return pl.concat([pl.DataFrame(schema=artifacts.JUDGEMENTS), *parts])
 

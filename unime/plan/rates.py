@@ -128,7 +128,7 @@ def training(kind: str, backbone: Backbone, sizes: Sizes, table: pl.DataFrame, c
     accelerator, shown = accelerator_for(backbone), Shown(backbone, sizes.items, limit=1 << 33)
     table = table.head(min(settings.batch, max(16, 4 * settings.micro)))
     one, seen = sizes_of.trainer(kind, table, shown, settings, seed, accelerator), set()
-    one.budget = prepared(backbone, config.train.passes)
+    one.budget, _ = prepared(backbone, config.train.passes, "ddp", accelerator)
 
     def work(count: int) -> Measured:
         batch = batch_at(0, len(table), count, seed)

@@ -17,20 +17,22 @@ from torch import Tensor
 from unime import artifacts
 
 Record = dict[str, float]
+State = dict[str, dict[str, Tensor]]
+"""AdamW's `exp_avg`, `exp_avg_sq` and `step` by parameter's name."""
 
 
-def save(path: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer, step: int, log: list[Record]) -> None:
-    """Write the state after `step` steps in place of an earlier one."""
-    tensors = {f"weight.{name}": parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        for part, value in optimizer.state[parameter].items():
-            tensors[f"{part}.{name}"] = value.detach().cpu().contiguous()
+def save(path: Path, parameters: dict[str, Tensor], state: State, step: int, log: list[Record]) -> None:
+    """Write weights and optimizer state after `step` steps in place of an earlier checkpoint."""
+    tensors = {f"weight.{name}": parameter.detach().cpu().clone() for name, parameter in parameters.items()}  # DeepSpeed's share memory
+    for name, parts in state.items():
+        for part, value in parts.items():
+            tensors[f"{part}.{name}"] = value.detach().cpu().clone()
     with artifacts.whole(path) as temporary:
         save_file(tensors, temporary, metadata={"step": str(step), "log": json.dumps(log)})
 
 
-def load(path: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, list[Record]]:
-    """Put a saved state back; returns the steps done and the log.
+def load(path: Path, parameters: dict[str, Tensor]) -> tuple[int, list[Record], State]:
+    """Put saved weights back; returns the steps done, the log and the optimizer's state.
 
     Raises ValueError where the file is damaged or of another training.
     """
@@ -42,12 +44,12 @@ def load(path: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optim
     held = {key.split(".", 1)[1]: tuple(value.shape) for key, value in tensors.items() if key.startswith("weight.")}
     if held != {name: tuple(parameter.shape) for name, parameter in parameters.items()}:
         raise ValueError(f"{path}: a checkpoint of another model or LoRA setting; delete it and the training starts again")
+    state: State = {name: {} for name in parameters}
     for key, value in tensors.items():
         part, name = key.split(".", 1)
-        parameter = parameters[name]
         if part == "weight":
             with torch.no_grad():  # not `.data`: what is made of a weight is made again where torch counts a change (`train.lean`)
-                parameter.copy_(value)
+                parameters[name].copy_(value)
         else:
-            optimizer.state[parameter][part] = value if part == "step" else value.to(parameter)
-    return int(about["step"]), json.loads(about["log"])
+            state[name][part] = value
+    return int(about["step"]), json.loads(about["log"]), state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +28,39 @@ OVERHEAD = {"cpu": 64, "cuda": 4096}
 
 
 class Batch(NamedTuple):
-    """One optimizer step: its number, its epoch, and its rows (indices into the training table)."""
+    """One optimizer step: its number, its epoch, its rows (indices into the training table), and the run's seed."""
 
     step: int
     epoch: int
     rows: list[int]
+    seed: int = 0
+
+
+class Micro(NamedTuple):
+    """A micro-batch: its rows, and the seed of what it draws (dropout)."""
+
+    rows: list[int]
+    seed: int
+
+
+def micro_batches(batch: Batch, size: int) -> list[Micro]:
+    """The batch in runs of `size` rows, the last one shorter; what each draws is a function of (seed, step, its number)."""
+    draws = (np.random.SeedSequence([batch.seed, batch.step, number]).generate_state(1, np.uint64)[0] for number in itertools.count())
+    return [Micro(rows, int(draw >> np.uint64(1))) for rows, draw in zip(cut(batch.rows, size), draws, strict=False)]
+
+
+def dealt(batch: Batch, size: int, process: int, processes: int) -> list[Micro]:
+    """One process's micro-batches of `size` rows: every `processes`-th.
+
+    They are what one process would run, draws included, so any number of processes adds up the same gradients.  Raises ValueError where
+    they are not as many and as large for each.
+    """
+    if processes > 1 and len(batch.rows) % (size * processes):
+        raise ValueError(
+            f"a batch of {len(batch.rows)} queries in micro-batches of {size} cannot be dealt to {processes} processes; set "
+            f"train.*.micro so that a batch is a multiple of {processes} micro-batches, e.g. {max(1, len(batch.rows) // processes)} queries"
+        )
+    return micro_batches(batch, size)[process::processes]
 
 
 def batch_at(step: int, rows: int, batch: int, seed: int) -> Batch:
@@ -43,7 +72,7 @@ def batch_at(step: int, rows: int, batch: int, seed: int) -> Batch:
         raise ValueError(f"a batch of {batch} is more than the {rows} training rows; lower train.*.batch or raise data.cap")
     epoch, part = divmod(step, rows // batch)
     order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return Batch(step, epoch, order[part * batch : (part + 1) * batch].tolist())
+    return Batch(step, epoch, order[part * batch : (part + 1) * batch].tolist(), seed)
 
 
 def trained(model: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from unime.backbones import Backbone, Encoded
 from unime.lanes import ONE, GradientLanes
 from unime.train import card, gradcache, losses
-from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
+from unime.train.data import OVERHEAD, Batch, Micro, Shown, groups, trained
 from unime.train.loop import accelerator_for, fit, prepared, share
 
 PASSES = {"cpu": 4, "cuda": 1}
@@ -45,11 +45,11 @@ def train_embedder(
     settings = getattr(view.train, kind) if settings is None else settings
     backbone.add_lora(view.train.lora, view.seed)
     accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
-    budget = prepared(backbone, view.train.passes)
+    budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
     if kind == "in_batch":
-        accumulate = InBatch(shown, table, settings, accelerator, budget)
+        accumulate = InBatch(shown, table, settings, accelerator, budget, level)
     else:
-        accumulate = Mined(shown, table, settings, accelerator, soft=kind == "unime_v2", budget=budget)
+        accumulate = Mined(shown, table, settings, accelerator, kind == "unime_v2", budget, level)
         notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
         job.log.info("flat targets: %s", notes["flat targets"])
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
@@ -62,17 +62,19 @@ def train_embedder(
 class Embedder:
     """Distinct items to embeddings, a few forward passes of at most `budget` tokens at a time."""
 
-    def __init__(self, shown: Shown, budget: int | None) -> None:
-        self.shown, self.backbone, self.budget = shown, shown.backbone, budget
+    def __init__(self, shown: Shown, budget: int | None, level: Callable[[int], int] = int) -> None:
+        self.shown, self.backbone, self.budget, self.level = shown, shown.backbone, budget, level
         self.parameters = list(trained(self.backbone.model).values())
 
-    def passes(self, ids: list[str], most: int | None = None) -> tuple[list[list[Encoded]], dict[str, int]]:
-        """Forward passes over the distinct items, at most `most` in each, and the row that each item will have."""
+    def passes(self, ids: list[str]) -> tuple[list[list[Encoded]], dict[str, int]]:
+        """Forward passes over the distinct items, and the row that each item will have; more of them, of no item's row, where `level`
+        says so."""
         distinct, device = sorted(set(ids)), self.backbone.device.type
         encoded, largest = self.shown.encoded(distinct), -(-len(distinct) // PASSES[device])
-        split = groups([len(e.ids) for e in encoded], OVERHEAD[device], min(most or len(distinct), largest), self.budget)
+        split = groups([len(e.ids) for e in encoded], OVERHEAD[device], largest, self.budget)
         order = [i for group in split for i in group]
-        return [[encoded[i] for i in group] for group in split], {distinct[i]: row for row, i in enumerate(order)}
+        idle = [[encoded[order[0]]]] * (self.level(len(split)) - len(split))
+        return [[encoded[i] for i in group] for group in split] + idle, {distinct[i]: row for row, i in enumerate(order)}
 
     def embed(self, encoded: list[Encoded]) -> Tensor:
         """(n, D) float32 unit rows, with a graph unless the caller has switched it off."""
@@ -83,9 +85,16 @@ class Mined(Embedder):
     """Soft or one-hot loss over the positive and the first k mined negatives."""
 
     def __init__(
-        self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, soft: bool, budget: int | None = None
+        self,
+        shown: Shown,
+        table: pl.DataFrame,
+        settings: Any,
+        accelerator: Accelerator,
+        soft: bool,
+        budget: int | None = None,
+        level: Callable[[int], int] = int,
     ) -> None:
-        super().__init__(shown, budget)
+        super().__init__(shown, budget, level)
         self.settings, self.accelerator, self.soft = settings, accelerator, soft
         k, pairs = settings.negatives, table["pair"].to_list()
         short = table.filter((pl.col("negatives").list.len() < k) | (pl.col("scores").list.len() < k))
@@ -99,14 +108,13 @@ class Mined(Embedder):
         losses.check_teacher(pairs, self.scores)
 
     def ahead(self, batch: Batch) -> None:
-        mine = share(batch, self.accelerator)
-        for at in range(0, len(mine), self.settings.micro):  # in the order in which `passes` asks for them
-            self.shown.ahead(sorted({id for row in mine[at : at + self.settings.micro] for id in self.items[row]}))
+        for micro in share(batch, self.settings.micro, self.accelerator):  # in the order in which `passes` asks for them
+            self.shown.ahead(sorted({id for row in micro.rows for id in self.items[row]}))
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
-        mine, total = share(batch, self.accelerator), 0.0
-        for at in range(0, len(mine), self.settings.micro):
-            rows = mine[at : at + self.settings.micro]
+        total = 0.0
+        for rows, seed in share(batch, self.settings.micro, self.accelerator):
+            torch.manual_seed(seed)
             passes, row_of = self.passes([id for row in rows for id in self.items[row]])
             index = torch.tensor([[row_of[id] for id in self.items[row]] for row in rows])
             total += lanes.backward(self.embed, passes, self._loss(index, rows, len(batch.rows)), self.parameters).item()
@@ -129,26 +137,47 @@ class Mined(Embedder):
 class InBatch(Embedder):
     """InfoNCE of each query against all positives of the batch, over all processes."""
 
-    def __init__(self, shown: Shown, table: pl.DataFrame, settings: Any, accelerator: Accelerator, budget: int | None = None) -> None:
-        super().__init__(shown, budget)
+    def __init__(
+        self,
+        shown: Shown,
+        table: pl.DataFrame,
+        settings: Any,
+        accelerator: Accelerator,
+        budget: int | None = None,
+        level: Callable[[int], int] = int,
+    ) -> None:
+        super().__init__(shown, budget, level)
         self.settings, self.accelerator = settings, accelerator
         self.pairs = list(zip(table["query"].to_list(), table["positive"].to_list(), strict=True))
 
     def ahead(self, batch: Batch) -> None:
-        self.shown.ahead(sorted({id for row in share(batch, self.accelerator) for id in self.pairs[row]}))
+        for micro in self.mine(batch):
+            self.shown.ahead(sorted({id for row in micro.rows for id in self.pairs[row]}))
+
+    def mine(self, batch: Batch) -> list[Micro]:
+        """This process's micro-batches, of `micro` items or fewer distinct ones: half as many pairs."""
+        return share(batch, max(1, self.settings.micro // 2), self.accelerator)
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
-        pairs = [self.pairs[row] for row in share(batch, self.accelerator)]
-        ids = [id for pair in pairs for id in pair]
-        distinct = len(set(ids))
-        passes, row_of = self.passes(ids, most=self.settings.micro if distinct > self.settings.micro else None)
-        index = torch.tensor([[row_of[id] for id in pair] for pair in pairs])
-        loss = self._loss(index, len(batch.rows))
-        if distinct > self.settings.micro:
-            value = gradcache.backward(self.embed, passes, loss)
-        else:  # one micro-batch holds all: no second forward pass
-            value = lanes.backward(self.embed, passes, loss, self.parameters)
+        mine, passes, rows = self.mine(batch), [], []
+        for micro in mine:
+            found, row_of = self.passes([id for row in micro.rows for id in self.pairs[row]])
+            start = sum(len(encoded) for _, encoded in passes)
+            rows += [[start + row_of[id] for id in self.pairs[row]] for row in micro.rows]
+            torch.manual_seed(micro.seed)
+            passes += zip(torch.randint(2**62, (len(found),)).tolist(), found, strict=True)
+        loss = self._loss(torch.tensor(rows), len(batch.rows))
+        if len(mine) == 1:  # it holds all that this process has: no second forward pass
+            torch.manual_seed(mine[0].seed)  # so that the lanes draw the same seeds
+            value = lanes.backward(self._drawing, passes, loss, self.parameters)
+        else:
+            value = gradcache.backward(self._drawing, passes, loss)
         return value.item() / self.accelerator.num_processes, 2 * len(batch.rows)
+
+    def _drawing(self, one: tuple[int, list[Encoded]]) -> Tensor:
+        """A pass's embeddings; what it draws depends on its seed alone, in every process and both times that GradCache runs it."""
+        torch.manual_seed(one[0])
+        return self.embed(one[1])
 
     def _loss(self, index: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
         """The whole batch's mean loss as a function of this process's embeddings; other processes' are constants here.

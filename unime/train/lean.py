@@ -108,22 +108,22 @@ class _Forward:
 
     def __init__(self, layer: Linear, name: str) -> None:
         self.layer, self.dropout, self.scaling = layer, layer.lora_dropout[name], layer.scaling[name]
-        base = layer.get_base_layer()
-        self.weight, self.bias, self.squares = base.weight, base.bias, None
+        self.base, self.squares = layer.get_base_layer(), None  # not its weight, which may lie in slices between two passes
         self.a, self.b, self.m = layer.lora_A[name].weight, layer.lora_B[name].weight, None
         if name in layer.lora_magnitude_vector:
             self.m = layer.lora_magnitude_vector[name].weight
-            self.squares = torch.linalg.vector_norm(self.weight, dim=1, dtype=self.b.dtype).square()
+            self.squares = torch.linalg.vector_norm(self.base.weight, dim=1, dtype=self.b.dtype).square()
         self._fixed: tuple[tuple[int, ...], Fixed] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         p = self.dropout.p if self.layer.training and isinstance(self.dropout, nn.Dropout) else 0.0
-        y = Adapted.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.a, self.b, self.m, self.fixed(), self.scaling, p)
+        flat, weight, bias = x.reshape(-1, x.shape[-1]), self.base.weight, self.base.bias
+        y = Adapted.apply(flat, weight, bias, self.a, self.b, self.m, self.fixed(), self.scaling, p)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     def fixed(self) -> Fixed:
         """Computed again after any change of A, B or m in place, as an optimizer makes it (torch counts them)."""
         versions = tuple(-1 if one is None else one._version for one in (self.a, self.b, self.m))
         if self._fixed is None or self._fixed[0] != versions:
-            self._fixed = versions, fixed_of(self.weight, self.a, self.b, self.m, self.squares, self.scaling)
+            self._fixed = versions, fixed_of(self.base.weight, self.a, self.b, self.m, self.squares, self.scaling)
         return self._fixed[1]

@@ -1,31 +1,28 @@
 """The training loop: seeded, resumable, the same for every loss.
 
-1. A step's rows are a function of (seed, step), its dropout of (seed, step, process): nothing random has to be saved.
-2. The loss's own `accumulate` leaves the gradient of its share of the batch in the parameters, over as many micro-batches as it likes.
-3. Gradients are summed over processes, once a step.  Only adapters are trained, so this is a few megabytes; a wrapper around the model
-   (DDP) would reduce after every backward pass, and twice an item under GradCache.
+1. A step's rows are a function of (seed, step), a micro-batch's dropout of (seed, step, its number): nothing random has to be saved.
+2. Micro-batches are dealt to the processes, and the loss's own `accumulate` leaves the gradient of its share in the parameters.  So the
+   batch is what the configuration says whatever the number of processes, and so is every micro-batch: only sums are in another order.
+3. Gradients are summed over processes, once a step (`train.processes`).  Only adapters are trained, so this is a few megabytes; a
+   wrapper around the model (DDP) would reduce after every backward pass, and twice an item under GradCache.
 4. Clip, AdamW, next step.  Every `checkpoint` steps the state goes to the job's scratch folder, whole or not at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from unime.backbones import Backbone
 from unime.lanes import GradientLanes, open_lanes
-from unime.train import checkpoint, dense, lean
-from unime.train.data import Batch, batch_at, trained
-
-CLIP = 1.0
-"""Largest norm of the gradient."""
+from unime.train import checkpoint, dense, lean, processes
+from unime.train.data import Batch, Micro, batch_at, dealt, trained
 
 
 class Accumulate(Protocol):
@@ -53,8 +50,10 @@ def accelerator_for(backbone: Backbone) -> Accelerator:
     return Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
 
 
-def prepared(backbone: Backbone, passes: Any) -> int:
-    """Set the backbone's layers up for training as the config's section `train.passes` says; returns the tokens of a forward pass.
+def prepared(backbone: Backbone, passes: Any, parallel: str, accelerator: Accelerator) -> tuple[int, Callable[[int], int]]:
+    """Set the backbone's layers up for training as the config's section `train.passes` and train.parallel say.
+
+    Returns the tokens of a forward pass, and the function that makes passes as many in each process (`processes.level`).
 
     Small float32 models on a CPU get `dense`, all others `lean`.  Where a layer is run twice (gradient checkpointing), dropout must draw
     what torch can draw again, so `dense` is left out.
@@ -63,14 +62,13 @@ def prepared(backbone: Backbone, passes: Any) -> int:
         backbone.checkpoint_layers()
     small = backbone.device.type == "cpu" and backbone.models.dtype == "float32"
     (dense if small and not passes.gradient_checkpointing else lean).use(backbone.model)
-    return passes.batch_tokens
+    processes.shard(backbone, parallel, accelerator)
+    return passes.batch_tokens, lambda count: processes.level(count, parallel, accelerator)
 
 
-def share(batch: Batch, accelerator: Accelerator) -> list[int]:
-    """This process's rows of a batch.  Raises ValueError where they cannot be dealt out evenly."""
-    if len(batch.rows) % accelerator.num_processes:
-        raise ValueError(f"a batch of {len(batch.rows)} cannot be dealt to {accelerator.num_processes} processes; use a multiple")
-    return batch.rows[accelerator.process_index :: accelerator.num_processes]
+def share(batch: Batch, micro: int, accelerator: Accelerator) -> list[Micro]:
+    """This process's micro-batches.  Raises ValueError where they cannot be dealt out evenly."""
+    return dealt(batch, micro, accelerator.process_index, accelerator.num_processes)
 
 
 def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accelerator: Accelerator, accumulate: Accumulate) -> list:
@@ -81,49 +79,33 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     """
     batch_at(0, rows, settings.batch, seed)
     parameters = trained(backbone.model)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.lr, weight_decay=0.0)
     saved = Path(job.scratch) / "checkpoint.safetensors"
     job.log.info("%d steps of %d rows, of a table of %d", settings.steps, settings.batch, rows)
-    done, log = checkpoint.load(saved, parameters, optimizer) if saved.exists() else (0, [])
-    if done:
+    done, log, state = checkpoint.load(saved, parameters) if saved.exists() else (0, [], None)
+    optimizer = processes.update(job.parallel, parameters, accelerator)
+    if state:
+        optimizer.restore(state)
         job.log.info("resumed after step %d of %d", done, settings.steps)
     with _reproducible(backbone), open_lanes(backbone.model, job.threads) as lanes:
         if done < settings.steps:
             accumulate.ahead(batch_at(done, rows, settings.batch, seed))
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):
-            torch.manual_seed(_stream(seed, step, accelerator.process_index))
             if step + 1 < settings.steps:
                 accumulate.ahead(batch_at(step + 1, rows, settings.batch, seed))
             loss, items = accumulate(batch_at(step, rows, settings.batch, seed), lanes)
-            norm, loss = _reduce(parameters, loss, accelerator)
+            loss, lr = processes.total(loss, accelerator), settings.lr * factor(step, settings.steps, settings.warmup, settings.decay)
+            norm = optimizer.step(lr)
             if not math.isfinite(norm) or not math.isfinite(loss):
                 raise ValueError(f"step {step}: loss {loss}, gradient norm {norm}; lower lr ({settings.lr}) or use a wider models.dtype")
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * factor(step, settings.steps, settings.warmup, settings.decay)
-            optimizer.step()
-            optimizer.zero_grad()
             seen = items + (log[-1]["items"] if log else 0)
-            log.append({"step": step + 1, "loss": loss, "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm, "items": seen})
-            if (step + 1) % settings.checkpoint == 0 and accelerator.is_main_process:
-                checkpoint.save(saved, parameters, optimizer, step + 1, log)
+            log.append({"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "items": seen})
+            if (step + 1) % settings.checkpoint == 0:
+                state = optimizer.state()
+                if accelerator.is_main_process:
+                    checkpoint.save(saved, parameters, state, step + 1, log)
+    optimizer.close()
     accelerator.wait_for_everyone()
     return log
-
-
-def _reduce(parameters: dict[str, torch.Tensor], loss: float, accelerator: Accelerator) -> tuple[float, float]:
-    """Sum gradients and loss over processes and clip; returns the gradient's norm before clipping, and the loss."""
-    for parameter in parameters.values():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        if accelerator.num_processes > 1:
-            parameter.grad = accelerator.reduce(parameter.grad, reduction="sum")
-    if accelerator.num_processes > 1:
-        loss = float(accelerator.reduce(torch.tensor(loss, device=accelerator.device, dtype=torch.float64), reduction="sum"))
-    return float(torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP)), loss
-
-
-def _stream(seed: int, step: int, process: int) -> int:
-    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ positive at a place drawn uniformly.  L = L_pair + L_list, each the mean over it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,8 @@ def train_reranker(table: pl.DataFrame, items: Any, backbone: Backbone, view: An
     settings = view.train.reranker
     backbone.add_lora(settings.lora, view.seed)
     accelerator = accelerator_for(backbone)
-    accumulate = Answers(Shown(backbone, items), table, settings, view.seed, accelerator, prepared(backbone, view.train.passes))
+    budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
+    accumulate = Answers(Shown(backbone, items), table, settings, view.seed, accelerator, budget, level)
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
         card.write(out, backbone, "reranker", log, view, table["dataset"].to_list(), {})
@@ -76,10 +77,17 @@ class Answers:
     """Accumulates the gradient of L over a batch, in forward passes of sequences of like length."""
 
     def __init__(
-        self, shown: Shown, table: pl.DataFrame, settings: Any, seed: int, accelerator: Accelerator, budget: int | None = None
+        self,
+        shown: Shown,
+        table: pl.DataFrame,
+        settings: Any,
+        seed: int,
+        accelerator: Accelerator,
+        budget: int | None = None,
+        level: Callable[[int], int] = int,
     ) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
-        self.budget = budget
+        self.budget, self.level = budget, level
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows = []
         for pair, query, positive, negatives, scores, reasons in zip(*(table[c].to_list() for c in columns), strict=True):
@@ -89,23 +97,28 @@ class Answers:
         self.parameters = list(trained(self.backbone.model).values())
 
     def ahead(self, batch: Batch) -> None:
-        asked = (turn for row in share(batch, self.accelerator) for turn in self.turns(row, batch.epoch))
+        rows = (row for micro in share(batch, self.settings.micro, self.accelerator) for row in micro.rows)
+        asked = (turn for row in rows for turn in self.turns(row, batch.epoch))
         self.shown.ahead(id for turn in asked for id in (turn.query, *turn.candidates))
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
-        mine, total = share(batch, self.accelerator), 0.0
-        for at in range(0, len(mine), self.settings.micro):
-            found = [turn for row in mine[at : at + self.settings.micro] for turn in self.turns(row, batch.epoch)]
+        total = 0.0
+        for micro in share(batch, self.settings.micro, self.accelerator):
+            torch.manual_seed(micro.seed)
+            found = [turn for row in micro.rows for turn in self.turns(row, batch.epoch)]
             self.shown.contents(id for turn in found for id in (turn.query, *turn.candidates))  # new images pass the tower together
             encoded = [self.encode(turn) for turn in found]
             split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type], budget=self.budget)
+            passes = [(group, 1.0) for group in split]
+            passes += [(split[0][:1], 0.0)] * (self.level(len(split)) - len(split))  # another process has more
 
-            def loss(group: list[int], found: list[Turn] = found, encoded: list[Encoded] = encoded) -> torch.Tensor:
+            def loss(one: tuple[list[int], float], found: list[Turn] = found, encoded: list[Encoded] = encoded) -> torch.Tensor:
+                group, share = one
                 inputs = self.backbone.collate([encoded[i] for i in group], [found[i].answer for i in group])
-                weights = torch.tensor([found[i].weight for i in group], device=self.backbone.device)
+                weights = torch.tensor([share * found[i].weight for i in group], device=self.backbone.device)
                 return (self.backbone.sequence_loss(inputs) * weights).sum() / len(batch.rows)
 
-            total += lanes.accumulate(loss, split, self.parameters)
+            total += lanes.accumulate(loss, passes, self.parameters)
         return total, 3 * len(batch.rows)
 
     def turns(self, row: int, epoch: int) -> list[Turn]:

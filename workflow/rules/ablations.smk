@@ -16,11 +16,11 @@ rule ablation_train:
         "logs/benchmarks/ablation_train.{variant}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: BESIDE
+    threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPU,
+        mem_mb=memory("ablation_train"),
+        runtime=minutes("ablation_train"),
+        gpu=TRAINING,
     shell:
         repro("ablation_train@{wildcards.variant}", ABLATIONS)
 
@@ -42,8 +42,8 @@ rule ablation_evaluate:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=memory("ablation_evaluate"),
+        runtime=minutes("ablation_evaluate"),
         gpu=GPU,
     shell:
         repro("ablation_evaluate@{wildcards.variant}", ABLATIONS)
@@ -66,7 +66,7 @@ rule ablations:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=memory("ablations"),
+        runtime=minutes("ablations"),
     shell:
         repro("ablations", ABLATIONS)

@@ -16,8 +16,8 @@ rule data_train:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory("data_train"),
+        runtime=minutes("data_train"),
     shell:
         repro("data_train@{wildcards.set}")
 
@@ -39,8 +39,8 @@ rule data_eval:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=memory("data_eval"),
+        runtime=minutes("data_eval"),
     shell:
         repro("data_eval@{wildcards.task}")
 
@@ -62,8 +62,8 @@ rule data_crossmodal:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("data_crossmodal"),
+        runtime=minutes("data_crossmodal"),
     shell:
         repro("data_crossmodal@{wildcards.task}")
 
@@ -88,8 +88,8 @@ rule import_scores:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("import_scores"),
+        runtime=minutes("import_scores"),
     shell:
         repro("import_scores@{wildcards.scores}")
 
@@ -113,7 +113,7 @@ rule settings:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=memory("settings"),
+        runtime=minutes("settings"),
     shell:
         repro("settings")

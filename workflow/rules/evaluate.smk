@@ -24,8 +24,8 @@ rule evaluate:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory("evaluate"),
+        runtime=minutes("evaluate"),
         gpu=GPU,
     shell:
         repro("evaluate@{wildcards.task}")
@@ -54,8 +54,8 @@ rule crossmodal:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory("crossmodal"),
+        runtime=minutes("crossmodal"),
         gpu=GPU,
     shell:
         repro("crossmodal@{wildcards.task}")
@@ -85,8 +85,8 @@ rule report:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     shell:
         repro("report")
 
@@ -108,7 +108,7 @@ rule export:
         "../../envs/torch.yaml"
     threads: 1
     resources:
-        mem_mb=48000 if GPU else 8000,
-        runtime=60,
+        mem_mb=memory("export"),
+        runtime=minutes("export"),
     shell:
         repro("export@{wildcards.model}")

@@ -24,8 +24,8 @@ rule fetch_train:
         "../../envs/fetch.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=1440,
+        mem_mb=memory("fetch_train"),
+        runtime=minutes("fetch_train"),
     shell:
         repro("fetch_train@{wildcards.set}")
 
@@ -49,8 +49,8 @@ if CONFIG.fetch.eval:  # it has no wildcard that its configuration could bound
             "../../envs/fetch.yaml"
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=1440,
+            mem_mb=memory("fetch_eval"),
+            runtime=minutes("fetch_eval"),
         shell:
             repro("fetch_eval@MMEB-eval")
 
@@ -71,8 +71,8 @@ rule fetch_crossmodal:
         "../../envs/fetch.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=memory("fetch_crossmodal"),
+        runtime=minutes("fetch_crossmodal"),
     shell:
         repro("fetch_crossmodal@{wildcards.benchmark}")
 
@@ -93,8 +93,8 @@ rule fetch_scores:
         "../../envs/fetch.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=memory("fetch_scores"),
+        runtime=minutes("fetch_scores"),
     shell:
         repro("fetch_scores@{wildcards.scores}")
 
@@ -115,7 +115,7 @@ rule fetch_model:
         "../../envs/fetch.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=memory("fetch_model"),
+        runtime=minutes("fetch_model"),
     shell:
         repro("fetch_model@{wildcards.model}")

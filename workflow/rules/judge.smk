@@ -4,9 +4,35 @@ On request, or where mine.judgements names them: further judges (judge.models), 
 """
 
 
+rule judge_part:
+    input:
+        needs("judge@{set}"),
+        ancient("results/data/train/{set}"),
+        ancient("results/retrieve/{set}"),
+        ancient(model(CONFIG.models.judge)),
+    output:
+        touch(part("judge@{set}")),
+    log:
+        "logs/dvc/judge.{set}.{part}.log",
+    benchmark:
+        "logs/benchmarks/judge.{set}.{part}.tsv"
+    wildcard_constraints:
+        set=one_of(SETS),
+    conda:
+        f"../../envs/judge-{CONFIG.judge.backend}.yaml"
+    threads: BESIDE
+    resources:
+        mem_mb=memory("judge"),
+        runtime=minutes("judge"),
+        gpu=JUDGING,
+    shell:
+        repro("judge@{wildcards.set}", part="{wildcards.part}")
+
+
 rule judge:
     input:
         needs("judge@{set}"),
+        parts("judge@{set}"),
         ancient("results/data/train/{set}"),
         ancient("results/retrieve/{set}"),
         ancient(model(CONFIG.models.judge)),
@@ -21,9 +47,9 @@ rule judge:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=JUDGING,
+        mem_mb=memory("judge"),
+        runtime=minutes("judge"),
+        gpu=0 if PARTS["judge"] > 1 else JUDGING,
     shell:
         repro("judge@{wildcards.set}")
 
@@ -45,8 +71,8 @@ rule judge_more:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        mem_mb=memory("judge_more"),
+        runtime=minutes("judge_more"),
         gpu=JUDGING,
     shell:
         repro("judge_more@{wildcards.judge}", ABLATIONS)
@@ -68,8 +94,8 @@ rule judge_mean:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("judge_mean"),
+        runtime=minutes("judge_mean"),
     shell:
         repro("judge_mean@{wildcards.mean}", ABLATIONS)
 
@@ -90,8 +116,8 @@ rule judge_agreement:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("judge_agreement"),
+        runtime=minutes("judge_agreement"),
     shell:
         repro("judge_agreement@{wildcards.judge}", ABLATIONS)
 
@@ -113,8 +139,8 @@ rule mine:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("mine"),
+        runtime=minutes("mine"),
     shell:
         repro("mine@{wildcards.set}")
 
@@ -138,8 +164,8 @@ rule mine_more:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("mine_more"),
+        runtime=minutes("mine_more"),
     shell:
         repro("mine_more@{wildcards.judge}", ABLATIONS)
 
@@ -163,8 +189,8 @@ rule mine_mean:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("mine_mean"),
+        runtime=minutes("mine_mean"),
     shell:
         repro("mine_mean@{wildcards.mean}", ABLATIONS)
 
@@ -187,7 +213,7 @@ rule mining_report:
         "../../envs/report.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("mining_report"),
+        runtime=minutes("mining_report"),
     shell:
         repro("mining_report")

@@ -15,8 +15,8 @@ rule suite:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=memory("suite"),
+        runtime=minutes("suite"),
     shell:
         repro("suite")
 
@@ -36,7 +36,7 @@ rule nano_mllm:
         "../../envs/torch.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=180,
+        mem_mb=memory("nano_mllm"),
+        runtime=minutes("nano_mllm"),
     shell:
         repro("nano_mllm")

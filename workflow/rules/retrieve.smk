@@ -15,18 +15,44 @@ rule train_in_batch:
         "logs/benchmarks/train_in_batch.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 2
+    threads: CONFIG.train.gpus_per_node * BOTH
     resources:
-        mem_mb=4000,
-        runtime=720,
-        gpu=GPU,
+        mem_mb=memory("train_in_batch"),
+        runtime=minutes("train_in_batch"),
+        gpu=TRAINING,
     shell:
         repro("train_in_batch")
+
+
+rule embed_part:
+    input:
+        needs("embed_train@{set}"),
+        ancient("results/data/train/{set}"),
+        ancient(model(CONFIG.embed.model)),
+        ancient(model(CONFIG.embed.adapter)),
+    output:
+        touch(part("embed_train@{set}")),
+    log:
+        "logs/dvc/embed_train.{set}.{part}.log",
+    benchmark:
+        "logs/benchmarks/embed_train.{set}.{part}.tsv"
+    wildcard_constraints:
+        set=one_of(SETS),
+    conda:
+        "../../envs/torch.yaml"
+    threads: BESIDE
+    resources:
+        mem_mb=memory("embed_train"),
+        runtime=minutes("embed_train"),
+        gpu=GPU,
+    shell:
+        repro("embed_train@{wildcards.set}", part="{wildcards.part}")
 
 
 rule embed_train:
     input:
         needs("embed_train@{set}"),
+        parts("embed_train@{set}"),
         ancient("results/data/train/{set}"),
         ancient(model(CONFIG.embed.model)),
         ancient(model(CONFIG.embed.adapter)),
@@ -41,9 +67,9 @@ rule embed_train:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
-        mem_mb=4000,
-        runtime=720,
-        gpu=GPU,
+        mem_mb=memory("embed_train"),
+        runtime=minutes("embed_train"),
+        gpu=0 if PARTS["embed_train"] > 1 else GPU,
     shell:
         repro("embed_train@{wildcards.set}")
 
@@ -64,7 +90,7 @@ rule retrieve:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=memory("retrieve"),
+        runtime=minutes("retrieve"),
     shell:
         repro("retrieve@{wildcards.set}")

@@ -16,11 +16,11 @@ rule train_hard_negatives:
         "logs/benchmarks/train_hard_negatives.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: BESIDE
+    threads: CONFIG.train.gpus_per_node * BOTH
     resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPU,
+        mem_mb=memory("train_hard_negatives"),
+        runtime=minutes("train_hard_negatives"),
+        gpu=TRAINING,
     shell:
         repro("train_hard_negatives")
 
@@ -38,13 +38,14 @@ rule train_unime_v2:
         "logs/dvc/train_unime_v2.log",
     benchmark:
         "logs/benchmarks/train_unime_v2.tsv"
+    priority: 1
     conda:
         "../../envs/torch.yaml"
-    threads: BESIDE
+    threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPU,
+        mem_mb=memory("train_unime_v2"),
+        runtime=minutes("train_unime_v2"),
+        gpu=TRAINING,
     shell:
         repro("train_unime_v2")
 
@@ -62,13 +63,13 @@ rule train_reranker:
         "logs/dvc/train_reranker.log",
     benchmark:
         "logs/benchmarks/train_reranker.tsv"
-    priority: 1  # the longest of the three: first, so that no core waits for it at the end
+    priority: 1  # before those of hard negatives, which take two threads: so no core is left without work
     conda:
         "../../envs/torch.yaml"
-    threads: BESIDE
+    threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
-        mem_mb=4000,
-        runtime=1440,
-        gpu=GPU,
+        mem_mb=memory("train_reranker"),
+        runtime=minutes("train_reranker"),
+        gpu=TRAINING,
     shell:
         repro("train_reranker")

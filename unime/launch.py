@@ -1,0 +1,169 @@
+"""Several processes for one training: torchrun on this machine, or one torchrun on each node of a SLURM job.
+
+The process that was asked for the stage stays its only owner.  It checks inputs and configuration, starts the others, waits for them,
+checks again and renames what they wrote; so whatever ends one of them, or it, leaves no output.  The others are told by an environment
+variable where to write, and run the door's own function, nothing else:
+
+    python -m unime train_unime_v2                    the owner: lock, digest, scratch folder, temporary names
+      [srun --nodes=N --ntasks-per-node=1]            above one node: inside the SLURM job that the owner runs in
+        python -m unime.launch N G ...                on each node: where to meet, then torchrun
+          python -m unime train_unime_v2              G processes: the training
+
+How a batch is dealt over them, and why any number of them gives the same result, is in `unime.train.loop`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unime.job import Job, StageError
+
+WORKER = "UNIME_WORKER"
+"""Environment variable of a worker: what `run` hands to it, as JSON."""
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent ends."""
+
+PATIENCE = 15
+"""Seconds that workers have to end once they were asked to."""
+
+
+class Processes(NamedTuple):
+    """`each` processes on each of `nodes` machines."""
+
+    nodes: int
+    each: int
+    parallel: str
+
+    @property
+    def several(self) -> bool:
+        return self.nodes * self.each > 1
+
+    @classmethod
+    def of(cls, train: Any) -> Processes:
+        """Of the config's section `train`."""
+        return cls(train.nodes, train.gpus_per_node, train.parallel)
+
+
+ONE = Processes(1, 1, "ddp")
+
+
+class Given(NamedTuple):
+    """What a worker is told."""
+
+    rank: int
+    threads: int
+    scratch: Path
+    parallel: str
+    outputs: list[Path]
+    answer: Path
+
+    def tell(self, summary: str) -> None:
+        self.answer.write_text(summary, encoding="utf-8")
+
+
+def is_worker() -> bool:
+    return WORKER in os.environ
+
+
+def given() -> Given:
+    """This worker's part; its rank is torchrun's."""
+    told = json.loads(os.environ[WORKER])
+    outputs = [Path(path) for path in told["outputs"]]
+    return Given(int(os.environ["RANK"]), told["threads"], Path(told["scratch"]), told["parallel"], outputs, Path(told["answer"]))
+
+
+def run(processes: Processes, stage: str, item: str | None, config_path: Path, job: Job, outputs: list[Path]) -> str:
+    """Let `processes` run the stage's door, which writes `outputs`; returns its summary.
+
+    Raises StageError where one of them fails, or where there are not enough nodes.  None outlives this call, nor this process.
+    """
+    threads = max(1, job.threads // processes.each)
+    answer = job.scratch / "summary.txt"
+    told = {
+        "threads": threads,
+        "scratch": str(job.scratch),
+        "parallel": processes.parallel,
+        "outputs": [str(path) for path in outputs],
+        "answer": str(answer),
+    }
+    environment = {**os.environ, WORKER: json.dumps(told), "UNIME_THREADS": str(threads)}
+    asked = [stage, *([item] if item else []), "--config", str(config_path)]
+    command = [*_on_nodes(processes), sys.executable, "-m", __name__, str(processes.nodes), str(processes.each), *asked]
+    job.log.info("%d processes on %d nodes: %s", processes.nodes * processes.each, processes.nodes, " ".join(command))
+    worker = subprocess.Popen(command, env=environment, preexec_fn=_die_with_the_owner)
+    try:
+        code = worker.wait()
+    finally:
+        _end(worker)
+    if code or not answer.exists():
+        raise StageError(f"{stage}: a process of this training ended with exit code {code}; logs/{stage}*.process-*.log say why")
+    summary = answer.read_text(encoding="utf-8")
+    answer.unlink()
+    return summary
+
+
+def _on_nodes(processes: Processes) -> list[str]:
+    """What starts one command on each node.  Raises StageError outside a SLURM job, or in one of fewer nodes."""
+    if processes.nodes == 1:
+        return []
+    found = int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or 0)
+    if not shutil.which("srun") or found < processes.nodes:
+        raise StageError(
+            f"train.nodes is {processes.nodes}, but this is {f'a SLURM job of {found} nodes' if found else 'no SLURM job'}; run "
+            "`snakemake --profile workflow/profiles/slurm`, or set train.nodes to 1"
+        )
+    count = str(processes.nodes)
+    return ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none"]
+
+
+def _die_with_the_owner() -> None:
+    """Between fork and exec: have the kernel send SIGTERM when the owner ends, kill -9 included; torchrun and srun pass it on."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is not None:
+        return
+    worker.terminate()
+    try:
+        worker.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def meeting(nodes: int, environment: dict[str, str]) -> list[str]:
+    """torchrun's options that say where its processes meet: one node alone, or the nodes of a SLURM step at its first."""
+    if nodes == 1:
+        return ["--standalone"]
+    port = 20000 + (int(environment["SLURM_JOB_ID"]) * 64 + int(environment["SLURM_STEP_ID"])) % 20000
+    host = first(environment["SLURM_STEP_NODELIST"])
+    return [f"--node-rank={environment['SLURM_NODEID']}", f"--master-addr={host}", f"--master-port={port}"]
+
+
+def first(hosts: str) -> str:
+    """The first host of a list in SLURM's notation: `gpu[07-09,12],big1` -> `gpu07`."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", hosts)
+    if not found:
+        raise StageError(f"SLURM_STEP_NODELIST={hosts!r} names no host")
+    return found[1] + (found[2] or "") + (found[3] or "")
+
+
+def main(nodes: str, each: str, *asked: str) -> None:
+    where = meeting(int(nodes), dict(os.environ))
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={each}", "--max-restarts=0", *where]
+    os.execv(sys.executable, [*command, "-m", "unime", *asked])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
