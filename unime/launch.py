@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unime import devices
 from unime.job import Job, StageError
 
 WORKER = "UNIME_WORKER"
@@ -88,6 +89,7 @@ def run(processes: Processes, stage: str, item: str | None, config_path: Path, j
     Raises StageError where one of them fails, or where there are not enough nodes.  None outlives this call, nor this process.
     """
     threads = max(1, job.threads // processes.each)
+    devices.claim(processes.each)
     answer = job.scratch / "summary.txt"
     told = {
         "threads": threads,
@@ -113,14 +115,13 @@ def run(processes: Processes, stage: str, item: str | None, config_path: Path, j
 
 
 def _on_nodes(processes: Processes) -> list[str]:
-    """What starts one command on each node.  Raises StageError outside a SLURM job, or in one of fewer nodes."""
+    """What starts one command on each node.  Raises StageError outside a SLURM job; srun fails in one of fewer nodes."""
     if processes.nodes == 1:
         return []
-    found = int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or 0)
-    if not shutil.which("srun") or found < processes.nodes:
+    if not shutil.which("srun") or "SLURM_JOB_ID" not in os.environ:
         raise StageError(
-            f"train.nodes is {processes.nodes}, but this is {f'a SLURM job of {found} nodes' if found else 'no SLURM job'}; run "
-            "`snakemake --profile workflow/profiles/slurm`, or set train.nodes to 1"
+            f"train.nodes is {processes.nodes}, but this is no SLURM job; run `snakemake --profile workflow/profiles/slurm`, or set "
+            "train.nodes to 1"
         )
     count = str(processes.nodes)
     return ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none"]

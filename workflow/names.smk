@@ -9,8 +9,15 @@ from unime.config.jobs import DEFAULT
 SETS, TASKS, CROSSMODAL = CONFIG.data.train_sets, CONFIG.evaluate.tasks, CONFIG.evaluate.crossmodal
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
 JUDGING = GPU * {"vllm": CONFIG.judge.vllm.tensor_parallel, "openai": 0}.get(CONFIG.judge.backend, 1)  # of one that judges
-BESIDE = 8 if GPU else 1  # threads of a job that runs a model: on a GPU's job they read and prepare images
-TRAINING = GPU * CONFIG.train.gpus_per_node  # GPUs of a training, on each of its nodes
+# Threads of a job that runs a model: on a GPU's job they read and prepare images.  Snakemake cuts a rule's threads down to the cores of the
+# machine that it runs on, a login node too, so that rules ask a cluster for as many by name (cpus_per_task).
+BESIDE = 8 if GPU else 1
+NODES = CONFIG.train.nodes  # of a training
+TRAINING = GPU * CONFIG.train.gpus_per_node if NODES == 1 else 0  # its GPUs; on several nodes SPREAD asks for them
+# Several nodes: one task on each, which torchrun takes (unime/launch.py); SLURM's plugin leaves the step to the job where `mpi` is set.
+SPREAD = {} if NODES == 1 else {"nodes": NODES, "tasks": NODES, "mpi": "srun"}
+if NODES > 1 and GPU:
+    SPREAD |= {"gres": f"gpu:{CONFIG.train.gpus_per_node}", "tasks_per_gpu": 0}
 BOTH = max(2, BESIDE)  # threads of a training that others wait for: on a CPU two passes run side by side
 PARTS = {"embed_train": CONFIG.jobs.parts.embed_train, "judge": CONFIG.jobs.parts.judge}  # jobs that share a training set's shards
 ABLATIONS, RECORD = "ablations/dvc.yaml", "source.json"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unime import devices
 from unime.backbones.files import REMEDY, ModelError
 
 
@@ -40,7 +41,9 @@ def hollow(kind: type[nn.Module], folder: Path) -> nn.Module:
 
 
 def _device(asked: str) -> torch.device:
-    """This process's GPU (one process a GPU, as accelerate's launcher numbers them), or the CPU.  Raises ModelError for an absent GPU."""
+    """This process's GPU (of a training's processes by their number, else a free one), or the CPU.  Raises ModelError for an absent GPU."""
+    if asked != "cpu" and "LOCAL_RANK" not in os.environ:
+        devices.claim(1)  # before torch looks
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         raise ModelError("models.device is 'cuda' but torch sees no GPU; use 'auto' or 'cpu'")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unime import prompts, shards
+from unime import devices, prompts, shards
 from unime.backbones import Backbone, ModelError, load
 from unime.data.images import squashed
 from unime.data.items import Items
@@ -96,6 +96,8 @@ class VllmJudge:
         """vLLM's engine on the backbone's folder."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if self.backbone.models.device != "cpu":
+            devices.claim(self.settings.tensor_parallel)
         try:
             from vllm import LLM
             from vllm.platforms import current_platform

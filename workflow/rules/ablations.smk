@@ -18,6 +18,8 @@ rule ablation_train:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
+        **SPREAD,
+        cpus_per_task=CONFIG.train.gpus_per_node * BESIDE,
         mem_mb=memory("ablation_train"),
         runtime=minutes("ablation_train"),
         gpu=TRAINING,
@@ -42,6 +44,7 @@ rule ablation_evaluate:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("ablation_evaluate"),
         runtime=minutes("ablation_evaluate"),
         gpu=GPU,

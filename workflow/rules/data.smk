@@ -94,6 +94,10 @@ rule import_scores:
         repro("import_scores@{wildcards.scores}")
 
 
+localrules:
+    settings,
+
+
 rule settings:
     input:
         needs("settings"),

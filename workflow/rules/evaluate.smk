@@ -24,6 +24,7 @@ rule evaluate:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("evaluate"),
         runtime=minutes("evaluate"),
         gpu=GPU,
@@ -54,6 +55,7 @@ rule crossmodal:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("crossmodal"),
         runtime=minutes("crossmodal"),
         gpu=GPU,

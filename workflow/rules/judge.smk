@@ -22,6 +22,7 @@ rule judge_part:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("judge"),
         runtime=minutes("judge"),
         gpu=JUDGING,
@@ -47,6 +48,7 @@ rule judge:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("judge"),
         runtime=minutes("judge"),
         gpu=0 if PARTS["judge"] > 1 else JUDGING,
@@ -71,6 +73,7 @@ rule judge_more:
         f"../../envs/judge-{CONFIG.judge.backend}.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("judge_more"),
         runtime=minutes("judge_more"),
         gpu=JUDGING,

@@ -36,6 +36,7 @@ rule nano_mllm:
         "../../envs/torch.yaml"
     threads: 2
     resources:
+        cpus_per_task=2,
         mem_mb=memory("nano_mllm"),
         runtime=minutes("nano_mllm"),
     shell:

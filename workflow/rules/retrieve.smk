@@ -17,6 +17,8 @@ rule train_in_batch:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BOTH
     resources:
+        **SPREAD,
+        cpus_per_task=CONFIG.train.gpus_per_node * BOTH,
         mem_mb=memory("train_in_batch"),
         runtime=minutes("train_in_batch"),
         gpu=TRAINING,
@@ -42,6 +44,7 @@ rule embed_part:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("embed_train"),
         runtime=minutes("embed_train"),
         gpu=GPU,
@@ -67,6 +70,7 @@ rule embed_train:
         "../../envs/torch.yaml"
     threads: BESIDE
     resources:
+        cpus_per_task=BESIDE,
         mem_mb=memory("embed_train"),
         runtime=minutes("embed_train"),
         gpu=0 if PARTS["embed_train"] > 1 else GPU,

@@ -18,6 +18,8 @@ rule train_hard_negatives:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BOTH
     resources:
+        **SPREAD,
+        cpus_per_task=CONFIG.train.gpus_per_node * BOTH,
         mem_mb=memory("train_hard_negatives"),
         runtime=minutes("train_hard_negatives"),
         gpu=TRAINING,
@@ -43,6 +45,8 @@ rule train_unime_v2:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
+        **SPREAD,
+        cpus_per_task=CONFIG.train.gpus_per_node * BESIDE,
         mem_mb=memory("train_unime_v2"),
         runtime=minutes("train_unime_v2"),
         gpu=TRAINING,
@@ -68,6 +72,8 @@ rule train_reranker:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
+        **SPREAD,
+        cpus_per_task=CONFIG.train.gpus_per_node * BESIDE,
         mem_mb=memory("train_reranker"),
         runtime=minutes("train_reranker"),
         gpu=TRAINING,

@@ -1,0 +1,217 @@
+"""The workflow on a real SLURM cluster of two nodes: the same table, and everything that can end a job or the run is recovered from.
+
+The cluster (tests/slurm_cluster.sh) is a real slurmctld with two slurmd on this host; it wants root and Debian's packages.  Both nodes
+share this machine's cores and its file system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from checkouts import ENVIRONMENT, ROOT, SLOW, sh, small, working_tree
+from test_processes import losses, weights
+
+CLUSTER = ROOT / "tests/slurm_cluster.sh"
+RUN = (
+    "python -m snakemake --profile workflow/profiles/slurm --latency-wait 10 --slurm-init-seconds-before-status-checks 5 "
+    "--seconds-between-status-checks 2"
+)
+"""The profile, with shorter waits: the cluster is on this host."""
+
+LIMIT = 900
+"""Seconds after which a run is taken to wait for ever."""
+
+pytestmark = [
+    pytest.mark.slurm,
+    *SLOW[1:],
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("apt-get"), reason="a SLURM cluster on this host wants root and Debian"),
+    pytest.mark.skipif(not find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e '.[slurm]'"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    folder = Path(tempfile.mkdtemp(prefix="unime-slurm-"))
+    folder.chmod(0o755)  # munged's socket must be within everybody's reach, and pytest's own folders are not
+    options = ["-d", str(folder), "--nodes", "2", "--cpus", "2", "--mem", "8000"]
+    before = dict(ENVIRONMENT)
+    try:
+        started = subprocess.run([CLUSTER, "start", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert started.returncode == 0, started.stdout
+        ENVIRONMENT["SLURM_CONF"] = str(folder / "etc/slurm.conf")
+        yield
+    finally:
+        ENVIRONMENT.clear()
+        ENVIRONMENT.update(before)
+        subprocess.run([CLUSTER, "stop", "-d", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose run, on this machine alone, is complete."""
+    training = {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
+    suite = {"train_rows": 40, "eval_rows": 8, "candidates": 12}
+    values = small(suite, training, ["NanoColor", "NanoCaption_t2i"], ["NanoColor", "NanoCaption_i2t"], ["NanoCrepe_swap"])
+    values["judge"]["shard"], values["embed"]["shard"], values["export"] = 4, 32, {}
+    values["train"]["reranker"] |= {"steps": 120, "batch": 16, "micro": 16, "checkpoint": 2}  # longer than a minute
+    values["jobs"] |= {"parts": {"embed_train": 2, "judge": 3}, "memory": {"default": 1500}}
+    folder = working_tree(tmp_path_factory.mktemp("local") / "one", values)
+    sh("git init -q && python -m snakemake --cores all", folder)
+    return folder
+
+
+def copy(finished: Path, folder: Path, *without: str, **jobs: object) -> Path:
+    """The finished checkout, without its cache and these outputs; `jobs` are values of that section of config.yaml."""
+    shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns("cache", ".snakemake", "logs", "tmp"))
+    for path in without:
+        shutil.rmtree(folder / path)
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["jobs"] |= jobs
+    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return folder
+
+
+def start(folder: Path, target: str = "all") -> subprocess.Popen[str]:
+    with (folder / "screen.txt").open("a") as screen:
+        return subprocess.Popen(f"exec {RUN} {target}", shell=True, cwd=folder, env=ENVIRONMENT, stdout=screen, stderr=subprocess.STDOUT)
+
+
+def ended(process: subprocess.Popen[str], folder: Path, code: int = 0) -> str:
+    assert process.wait(LIMIT) == code, (folder / "screen.txt").read_text()[-6000:]
+    return (folder / "screen.txt").read_text()
+
+
+def until(there: Callable[[], object]) -> object:
+    limit = time.monotonic() + LIMIT
+    while not (found := there()):
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    return found
+
+
+def queue(state: str = "PD,R,CG") -> list[str]:
+    """Jobs in these states, as `<id> <rule and wildcards>`."""
+    return sh(f"squeue -h -t {state} -o '%i %k'", ROOT).splitlines()
+
+
+def running(rule: str) -> list[str]:
+    """Ids of running jobs of a rule."""
+    return [line.split()[0] for line in queue("R") if re.search(rf"\brule_{rule}\b", line)]
+
+
+def table(folder: Path) -> bytes:
+    return (folder / "results/mmeb_table.csv").read_bytes()
+
+
+def shares(folder: Path, stage: str) -> int:
+    """Scratch files that lie there of a stage."""
+    return len([path for path in (folder / "scratch").glob(f"{stage}/*/*") if path.is_file()])
+
+
+def test_the_table_of_two_nodes_is_the_local_one_to_the_byte(cluster, finished, tmp_path):
+    values = yaml.safe_load((finished / "config.yaml").read_text())
+    folder = working_tree(tmp_path / "cluster", values)
+    sh("git init -q", folder)
+    said = ended(start(folder), folder)
+    assert (
+        table(folder) == table(finished)
+        and (folder / "results/report.html").read_bytes() == (finished / "results/report.html").read_bytes()
+    )
+    assert {"node1", "node2"} <= set(sh("squeue -h -t all -o %N", ROOT).split())
+    assert not queue() and "jobs (steps)" not in said
+    for name, parts in (("judge.NanoColor", 3), ("embed_train.NanoColor", 2)):
+        assert len(list((folder / "logs/dvc").glob(f"{name}.*-of-{parts}.log"))) == parts
+    merged = (folder / "logs/judge.NanoColor.log").read_text()
+    assert "judge: " not in merged and shares(folder, "judge@NanoColor") == 0, "the parts made all shards, and left none"
+    assert "Nothing to be done" in sh(RUN, folder)
+
+
+def test_two_nodes_train_what_one_process_does(cluster, finished, tmp_path):
+    folder = copy(finished, tmp_path / "nodes", "results/train/unime_v2")
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["train"] |= {"nodes": 2}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    ended(start(folder, "results/train/unime_v2"), folder)
+    log = (folder / "logs/train_unime_v2.log").read_text()
+    assert "2 processes on 2 nodes: srun --nodes=2" in log
+    one, two = (losses(place / "results/train/unime_v2") for place in (finished, folder))
+    assert len(one) == 6 and one.std() > 1e-3 and abs(one - two).max() < 1e-4 * abs(one).max()
+    assert abs(weights(finished / "results/train/unime_v2") - weights(folder / "results/train/unime_v2")).max() < 1e-3
+
+
+def test_a_job_out_of_memory_one_over_its_time_and_a_cancelled_one_are_run_again(cluster, finished, tmp_path):
+    folder = copy(
+        finished,
+        tmp_path / "jobs",
+        *("results/judge", "results/train/reranker", "results/evaluate"),
+        memory={"default": 1500, "judge": 200},
+        minutes={"default": 30, "train_reranker": 1},
+        parts={"embed_train": 1, "judge": 1},
+    )
+    process = start(folder, "results/mmeb_table.csv")
+    (first, *_) = until(lambda: running("evaluate"))
+    sh(f"scancel {first}", folder)
+    said = ended(process, folder)
+    assert table(folder) == table(finished) and not queue()
+    states = sh("squeue -h -t all -o '%T %k'", ROOT)
+    assert re.search(r"OUT_OF_MEMORY .*rule_judge", states), states
+    assert re.search(r"TIMEOUT .*rule_train_reranker", states) and re.search(r"CANCELLED .*rule_evaluate", states)
+    assert "resumed after step" in (folder / "logs/train_reranker.log").read_text(), "what was trained in its first minute counts"
+    assert said.count("Trying to restart job") >= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_when_the_main_process_ends_the_same_command_goes_on(cluster, finished, tmp_path, number):
+    folder = copy(finished, tmp_path / "main", "results/train/reranker", "results/evaluate")
+    process = start(folder, "results/mmeb_table.csv")
+    until(lambda: shares(folder, "train_reranker"))
+    process.send_signal(number)
+    process.wait(LIMIT)
+    if number == signal.SIGKILL:
+        assert running("train_reranker"), "nobody has cancelled them"
+        assert "DVC is at work in this checkout" in sh(f"{RUN} results/mmeb_table.csv", folder, code=1)
+        sh(recovery(), folder)
+    until(lambda: not queue())
+    assert not (folder / "results/train/reranker").exists()
+    ended(start(folder, "results/mmeb_table.csv"), folder)
+    assert table(folder) == table(finished) and not queue()
+    assert "resumed after step" in (folder / "logs/train_reranker.log").read_text()
+    assert "Nothing to be done" in sh(f"{RUN} results/mmeb_table.csv", folder)
+
+
+def recovery() -> str:
+    """The command of docs/slurm.md that ends stray jobs."""
+    (found,) = re.findall(r"^squeue --me .*scancel.*$", (ROOT / "docs/slurm.md").read_text(), flags=re.M)
+    return found
+
+
+def test_a_stray_job_of_another_configuration_leaves_nothing(cluster, finished, tmp_path):
+    """The main process is killed and the configuration changed while the old job trains: it fails at its end, and the next run is new."""
+    folder = copy(finished, tmp_path / "stray", "results/train/reranker")
+    process = start(folder, "results/train/reranker")
+    until(lambda: shares(folder, "train_reranker"))
+    (stray,) = running("train_reranker")
+    process.send_signal(signal.SIGKILL)
+    process.wait(LIMIT)
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    values["train"]["reranker"] |= {"steps": 10}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    until(lambda: not queue())
+    assert sh(f"squeue -h -t all -j {stray} -o %T", ROOT).strip() == "FAILED"
+    assert "changed while train_reranker was running" in (folder / "logs/dvc/train_reranker.log").read_text()
+    assert not list((folder / "results/train").glob("*reranker*"))
+    ended(start(folder, "results/train/reranker"), folder)
+    assert len(losses(folder / "results/train/reranker")) == 10 and not queue()
+    assert "Nothing to be done" in sh(f"{RUN} results/train/reranker", folder)
