@@ -32,6 +32,8 @@ RUN = (
 LIMIT = 900
 """Seconds after which a run is taken to wait for ever."""
 
+EVALUATED = ("evaluate@NanoColor", "evaluate@NanoCaption_i2t", "crossmodal@NanoCrepe_swap")
+
 pytestmark = [
     pytest.mark.slurm,
     *SLOW[1:],
@@ -72,11 +74,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def copy(finished: Path, folder: Path, *without: str, **jobs: object) -> Path:
-    """The finished checkout, without its cache and these outputs; `jobs` are values of that section of config.yaml."""
-    shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns("cache", ".snakemake", "logs", "tmp"))
-    for path in without:
-        shutil.rmtree(folder / path)
+def copy(finished: Path, folder: Path, *forgotten: str, **jobs: object) -> Path:
+    """The finished checkout, in which these stages have never run; `jobs` are values of that section of config.yaml."""
+    shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns("runs", ".snakemake", "logs"))
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    for stage in forgotten:
+        for out in lock["stages"].pop(stage)["outs"]:
+            shutil.rmtree(folder / out["path"])
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
     values = yaml.safe_load((folder / "config.yaml").read_text())
     values["jobs"] |= jobs
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -139,7 +144,7 @@ def test_the_table_of_two_nodes_is_the_local_one_to_the_byte(cluster, finished, 
 
 
 def test_two_nodes_train_what_one_process_does(cluster, finished, tmp_path):
-    folder = copy(finished, tmp_path / "nodes", "results/train/unime_v2")
+    folder = copy(finished, tmp_path / "nodes", "train_unime_v2")
     values = yaml.safe_load((folder / "config.yaml").read_text())
     values["train"] |= {"nodes": 2}
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -155,7 +160,7 @@ def test_a_job_out_of_memory_one_over_its_time_and_a_cancelled_one_are_run_again
     folder = copy(
         finished,
         tmp_path / "jobs",
-        *("results/judge", "results/train/reranker", "results/evaluate"),
+        *("judge@NanoColor", "train_reranker", *EVALUATED),
         memory={"default": 1500, "judge": 200},
         minutes={"default": 30, "train_reranker": 1},
         parts={"embed_train": 1, "judge": 1},
@@ -174,7 +179,7 @@ def test_a_job_out_of_memory_one_over_its_time_and_a_cancelled_one_are_run_again
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_when_the_main_process_ends_the_same_command_goes_on(cluster, finished, tmp_path, number):
-    folder = copy(finished, tmp_path / "main", "results/train/reranker", "results/evaluate")
+    folder = copy(finished, tmp_path / "main", "train_reranker", *EVALUATED)
     process = start(folder, "results/mmeb_table.csv")
     until(lambda: shares(folder, "train_reranker"))
     process.send_signal(number)
@@ -199,7 +204,7 @@ def recovery() -> str:
 
 def test_a_stray_job_of_another_configuration_leaves_nothing(cluster, finished, tmp_path):
     """The main process is killed and the configuration changed while the old job trains: it fails at its end, and the next run is new."""
-    folder = copy(finished, tmp_path / "stray", "results/train/reranker")
+    folder = copy(finished, tmp_path / "stray", "train_reranker")
     process = start(folder, "results/train/reranker")
     until(lambda: shares(folder, "train_reranker"))
     (stray,) = running("train_reranker")

@@ -139,7 +139,8 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         scratch = Path("scratch") / stage_name / read.digest
         scratch.mkdir(parents=True, exist_ok=True)
         job = Job(item=item, threads=threads(door), scratch=scratch, part=part, log=log)
-        log.info("%s: start, %d threads, scratch %s, parameters %s", name, job.threads, scratch, read.parameters)
+        said = "%s: start, %d threads, python %s, scratch %s, parameters %s"
+        log.info(said, name, job.threads, sys.prefix, scratch, read.parameters)
         start = time.monotonic()
         temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]  # `final` undoes it
         try:
