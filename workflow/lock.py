@@ -1,0 +1,68 @@
+"""Write envs/locks/<name>.txt: every package that an environment's pins bring with them, pinned too.
+
+usage: python workflow/lock.py [--check] [NAME ...]      (names of envs/*.yaml; without a name all of them)
+
+pip resolves the pins as it would install them, and installs nothing (`--dry-run`).  --check only compares, without a network: each
+lock holds the pins of its environment.  Run it after changing a pin, with the python of the environments.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS, LOCKS = ROOT / "envs", ROOT / "envs/locks"
+HEAD = """\
+# envs/{name}.yaml with all that its pins need: python workflow/lock.py {name}
+# Python {python} on Linux x86_64, from PyPI.  torch's CUDA libraries are pinned by torch itself and are not listed.
+"""
+
+
+def pins(name: str) -> list[str]:
+    """The pip part of an environment file."""
+    dependencies = yaml.safe_load((ENVIRONMENTS / f"{name}.yaml").read_text(encoding="utf-8"))["dependencies"]
+    return next(line["pip"] for line in dependencies if isinstance(line, dict))
+
+
+def resolved(wanted: list[str]) -> list[str]:
+    """What pip would install for these pins, as `name==version`.  Raises SystemExit with pip's words where they contradict each other."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"pip finds no packages for {' '.join(wanted)}:\n{done.stderr}")
+    return sorted(pin(found["metadata"]) for found in json.loads(done.stdout)["install"])
+
+
+def pin(package: dict[str, Any]) -> str:
+    """Without a local version: a build for one kind of machine (`+cpu`) has the same code and requirements as the others."""
+    return f"{package['name'].lower().replace('_', '-')}=={package['version'].partition('+')[0]}"
+
+
+def held(name: str) -> list[str]:
+    """The lines of a lock."""
+    return [line for line in (LOCKS / f"{name}.txt").read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def main(arguments: list[str]) -> int:
+    names = [one for one in arguments if one != "--check"] or sorted(file.stem for file in ENVIRONMENTS.glob("*.yaml"))
+    status = 0
+    for name in names:
+        if "--check" not in arguments:
+            text = HEAD.format(name=name, python=f"{sys.version_info.major}.{sys.version_info.minor}")
+            LOCKS.mkdir(exist_ok=True)
+            (LOCKS / f"{name}.txt").write_text(text + "".join(f"{line}\n" for line in resolved(pins(name))), encoding="utf-8")
+            print(f"envs/locks/{name}.txt: {len(held(name))} packages")
+        elif lacking := sorted({one.lower().replace("_", "-") for one in pins(name)} - set(held(name))):
+            print(f"envs/locks/{name}.txt lacks {lacking[0]}: python workflow/lock.py {name}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
