@@ -113,7 +113,7 @@ def queue(state: str = "PD,R,CG") -> list[str]:
 
 def running(rule: str) -> list[str]:
     """Ids of running jobs of a rule."""
-    return [line.split()[0] for line in queue("R") if re.search(rf"\brule_{rule}\b", line)]
+    return [line.split()[0] for line in queue("R") if re.search(rf" rule_{rule}(_wildcards_.*)?$", line)]
 
 
 def table(folder: Path) -> bytes:
