@@ -24,9 +24,9 @@ ABLATIONS, RECORD = "ablations/dvc.yaml", "source.json"
 
 
 for table in ("memory", "minutes"):
-    for rule in getattr(CONFIG.jobs, table):
-        if rule not in (DEFAULT, *stages()):
-            raise WorkflowError(f"jobs.{table}: there is no rule {rule!r}{nearest(rule, stages())}")
+    for name in getattr(CONFIG.jobs, table):
+        if name not in (DEFAULT, *stages()):
+            raise WorkflowError(f"jobs.{table}: there is no rule {name!r}{nearest(name, stages())}")
 
 
 def growing(table, rule):
