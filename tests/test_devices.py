@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -65,10 +66,10 @@ def test_runs_side_by_side_take_gpus_of_their_own_and_a_killed_one_gives_its_bac
 
 def test_two_that_wait_for_two_of_three_do_not_hold_one_each(box: Path):
     waiting = [hold(2, box) for _ in range(2)]
-    found = []
-    for _ in waiting:
-        ready = next(process for process in waiting if process not in found and (process is waiting[0] or process.poll() is None))
-        found.append(ready)
+    while waiting:  # either may be first
+        (stream, *_), _, _ = select.select([process.stdout for process in waiting], [], [], 60)
+        (ready,) = [process for process in waiting if process.stdout is stream]
+        waiting.remove(ready)
         assert len(said(ready)) == 2
         ready.communicate()
 

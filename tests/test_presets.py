@@ -81,6 +81,33 @@ def test_presets_differ_only_in_their_models_and_what_goes_with_them() -> None:
     assert differ and not {key for key in differ if not re.fullmatch(known, key)}
 
 
+def test_a_dry_run_with_the_slurm_profile_shows_what_each_job_asks_for(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "presets/qwen2vl-7b.yaml").read_text())
+    values["train"] |= {"nodes": 2, "gpus_per_node": 4}
+    folder = working_tree(tmp_path / "cluster", values)
+    sh("git init -q", folder)
+    text = sh("snakemake -n --profile workflow/profiles/slurm", folder)
+    assert jobs(text) == JOBS | {"fetch_model": MODELS["qwen2vl-7b"]}
+    asked: dict[str, set[str]] = {}
+    for rule, block in re.findall(r"^ *(?:local)?rule (\w+):\n((?: {4}.*\n)+)", text, flags=re.M):
+        found = re.search(r"^ *resources: (.+)$", block, flags=re.M)
+        asked.setdefault(rule, set()).add(re.sub(r"tmpdir=[^,]+(, )?|, mem=[^,]+|, disk[^,]*", "", found[1] if found else ""))
+    memory, minutes = values["jobs"]["memory"], values["jobs"]["minutes"]
+
+    def of(rule: str) -> dict[str, str]:
+        (one,) = asked[rule]  # the same for all jobs of a rule
+        return dict(part.split("=", 1) for part in one.split(", "))
+
+    for rule in ("judge_part", "retrieve", "train_unime_v2", "evaluate", "mine", "data_train"):
+        assert of(rule)["mem_mb"] == str(memory.get(rule.removesuffix("_part"), memory["default"])), rule
+        assert of(rule)["runtime"] == str(minutes.get(rule.removesuffix("_part"), minutes["default"])), rule
+    for rule in ("judge_part", "embed_part", "evaluate", "crossmodal"):
+        assert (of(rule)["gpu"], of(rule)["cpus_per_task"]) == ("1", "8"), rule
+    assert {of(rule).get("gpu", "0") for rule in ("judge", "embed_train", "mine", "report")} == {"0"} and of("retrieve")["gpu"] == "1"
+    training = of("train_unime_v2")
+    assert (training["nodes"], training["tasks"], training["gres"], training["mpi"]) == ("2", "2", "gpu:4", "srun")
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_dry_run_lists_the_papers_whole_plan(name: str, tmp_path: Path) -> None:
     folder = working_tree(tmp_path / name, yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text()))

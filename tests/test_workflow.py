@@ -149,7 +149,7 @@ def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for rule in re.split(r"^ *rule ", file.read_text(), flags=re.M)[1:]:
             conda = re.search(r'conda:\s+f?"../../(envs/[^"]+\.yaml)"', rule)
-            found[rule.partition(":")[0]] = conda[1].replace("{CONFIG.", "${") if conda else None
+            found[rule.partition(":")[0]] = conda[1].replace("{CONFIG.", "${").replace("{SEARCH}", "data") if conda else None
             assert all(f"    {part}:" in rule for part in ("input", "output", "log", "benchmark", "threads", "resources", "shell")), rule
     for part, whole in (("embed_part", "embed_train"), ("judge_part", "judge")):  # jobs that share a stage's shards
         assert found.pop(part) == found[whole]
@@ -159,7 +159,8 @@ def test_a_rules_environment_is_a_dependency_of_its_stage() -> None:
 def test_environments_pin_what_the_project_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert all("==" in line for line in project["dependencies"])
-    wanted, used = pins([*project["dependencies"], *project["optional-dependencies"]["deepspeed"]]), set()
+    extras = project["optional-dependencies"]
+    wanted, used = pins([*project["dependencies"], *extras["deepspeed"], *extras["faiss-gpu"]]), set()
     for file in sorted((ROOT / "envs").glob("*.yaml")):
         found = pins(yaml.safe_load(file.read_text())["dependencies"][-1]["pip"])
         used |= set(found) - {"vllm"}

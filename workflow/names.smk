@@ -9,6 +9,7 @@ from unime.config.jobs import DEFAULT
 SETS, TASKS, CROSSMODAL = CONFIG.data.train_sets, CONFIG.evaluate.tasks, CONFIG.evaluate.crossmodal
 GPU = int(CONFIG.models.device == "cuda")  # GPUs of a job that runs a model
 JUDGING = GPU * {"vllm": CONFIG.judge.vllm.tensor_parallel, "openai": 0}.get(CONFIG.judge.backend, 1)  # of one that judges
+SEARCH = "search-gpu" if GPU else "data"  # environment of the search; the same hits from both (unime/retrieve/search.py)
 # Threads of a job that runs a model: on a GPU's job they read and prepare images.  Snakemake cuts a rule's threads down to the cores of the
 # machine that it runs on, a login node too, so that rules ask a cluster for as many by name (cpus_per_task).
 BESIDE = 8 if GPU else 1

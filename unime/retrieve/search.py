@@ -19,6 +19,8 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from unime import devices
+
 SLACK = 1e-5
 """Products that differ by less may come in another order from faiss; float32 products of unit vectors are off by less."""
 
@@ -45,8 +47,10 @@ class Exact:
         self.vectors, self.chosen = vectors, chosen
         self.step = max(1, _BYTES // (4 * vectors.shape[1]))
         self._only: np.ndarray | None = None
-        gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
-        self._gpu = faiss.StandardGpuResources() if gpus else None
+        self._gpu = None
+        if hasattr(faiss, "StandardGpuResources"):  # faiss for GPUs
+            devices.claim(1)  # before faiss looks: from then on it sees no others
+            self._gpu = faiss.StandardGpuResources() if faiss.get_num_gpus() else None
 
     def nearest(self, queries: np.ndarray, count: int, delta: float | None) -> Iterator[Nearest]:
         """Each query of (n, D) float32 once: all positions with a product >= delta and at least `count` below it, or all there are."""

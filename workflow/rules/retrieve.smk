@@ -91,10 +91,11 @@ rule retrieve:
     benchmark:
         "logs/benchmarks/retrieve.{set}.tsv"
     conda:
-        "../../envs/data.yaml"
+        f"../../envs/{SEARCH}.yaml"
     threads: 1
     resources:
         mem_mb=memory("retrieve"),
         runtime=minutes("retrieve"),
+        gpu=GPU,
     shell:
         repro("retrieve@{wildcards.set}")
