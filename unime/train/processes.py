@@ -121,7 +121,7 @@ class Zero2:
         optimizer = torch.optim.AdamW(parameters.values(), weight_decay=0.0)
         holder = nn.ParameterList(parameters.values())
         self.engine, *_ = deepspeed.initialize(model=holder, optimizer=optimizer, config=settings, dist_init_required=False)
-        self._count(0)  # DeepSpeed makes the moments by a step without gradients
+        self.steps = 0
 
     def _count(self, steps: int) -> None:
         """Say how many steps were done, as AdamW's correction of its moments wants to know."""
@@ -155,10 +155,11 @@ class Zero2:
     def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
+        self.step(0.0)  # moves nothing; the first step makes the moments, and there is nothing to set before it
         for name, parameter in self.parameters.items():
             for part in ("exp_avg", "exp_avg_sq"):
                 safe_set_full_optimizer_state(parameter, state[name][part].to(parameter), part)
-            self._count(int(state[name]["step"]))
+        self._count(int(state[name]["step"]))
 
     def close(self) -> None:
         for parameter in self.parameters.values():
