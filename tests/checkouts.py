@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -45,6 +47,46 @@ def small(suite: dict[str, int], training: dict[str, int], sets: list[str], task
         values["train"][name] |= training
     config_module.parse(values)
     return values
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """Each file's SHA-256, but for what Snakemake and DVC leave beside outputs."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in (".snakemake_timestamp", ".gitignore")
+    }
+
+
+def narrow() -> dict:
+    """A configuration with little of everything; its reranker alone trains for more than a minute."""
+    training = {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
+    suite = {"train_rows": 40, "eval_rows": 8, "candidates": 12}
+    values = small(suite, training, ["NanoColor", "NanoCaption_t2i"], ["NanoColor", "NanoCaption_i2t"], ["NanoCrepe_swap"])
+    values["judge"]["shard"], values["embed"]["shard"], values["export"] = 4, 32, {}
+    values["train"]["reranker"] |= {"steps": 120, "batch": 16, "micro": 16, "checkpoint": 2}
+    return values
+
+
+def run_once(name: str, values: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Git checkout with this configuration in which `snakemake --cores all` has run; to be copied, not changed.
+
+    It is made once for all workers of a test run, and once for several test runs where UNIME_TEST_RUNS names a folder for them.
+    """
+    root = Path(os.environ.get("UNIME_TEST_RUNS") or tmp_path_factory.getbasetemp())
+    if "PYTEST_XDIST_WORKER" in os.environ and "UNIME_TEST_RUNS" not in os.environ:
+        root = root.parent  # each worker's own folder lies in the run's
+    folder, whole = root / "once" / name, root / "once" / f"{name}.whole"
+    folder.parent.mkdir(exist_ok=True)
+    with whole.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            working_tree(folder, values)
+            identity = "git config user.name test && git config user.email test@example.org"
+            sh(f"git init -q && {identity} && git add -A && git commit -qm start && python -m snakemake --cores all", folder)
+            whole.touch()
+    return folder
 
 
 def working_tree(folder: Path, values: dict) -> Path:

@@ -10,11 +10,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import ENVIRONMENT, ROOT, SLOW, sh, small, working_tree
+from checkouts import ENVIRONMENT, ROOT, SLOW, bytes_of, narrow, run_once, sh, working_tree
 
 from unime.__main__ import code_of
 
@@ -31,23 +30,18 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"PATH": f"{folder / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}"}
 
 
-def checkout(folder: Path) -> Path:
-    training = {"steps": 2, "batch": 8, "micro": 4, "warmup": 1, "checkpoint": 2}
-    suite = {"train_rows": 12, "eval_rows": 4, "candidates": 6}
-    values = small(suite, training, ["NanoColor"], ["NanoColor"], ["NanoCrepe_swap"])
-    folder = working_tree(folder, values)
-    sh("git init -q", folder)
-    return folder
-
-
-def test_every_rule_runs_with_only_what_its_environment_lists(stand_in, tmp_path, monkeypatch):
-    alone, folder = checkout(tmp_path / "alone"), checkout(tmp_path / "conda")
-    sh("python -m snakemake --cores all", alone)
+def test_every_rule_runs_with_only_what_its_environment_lists_and_a_second_clean_run_gives_the_same_bytes(
+    stand_in, tmp_path, tmp_path_factory, monkeypatch
+):
+    alone, folder = run_once("narrow", narrow(), tmp_path_factory), working_tree(tmp_path / "conda", narrow())
     for name, value in stand_in.items():
         monkeypatch.setitem(ENVIRONMENT, name, value)
-    sh("python -m snakemake --cores all --use-conda", folder)
+    sh("git init -q && python -m snakemake --cores all --use-conda", folder)
     for name in ("mmeb_table.csv", "crossmodal_table.csv", "report.html", "metrics.json"):
         assert (folder / "results" / name).read_bytes() == (alone / "results" / name).read_bytes(), name
+    for name in ("data", "embed", "retrieve", "judge", "mine", "train", "evaluate"):
+        found = bytes_of(folder / "results" / name)
+        assert found == bytes_of(alone / "results" / name) and len(found) > 1, name
 
     files = {(ROOT / "envs" / f"{name}.yaml").read_text(): name for name in USED}
     built = {str(file.with_suffix("")): files[file.read_text()] for file in (folder / ".snakemake/conda").glob("*_.yaml")}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
-from checkouts import ROOT, Checkout, sh, small, working_tree
+from checkouts import ROOT, SLOW, Checkout, narrow, run_once, sh
 from published import job, read_sets
 from test_door import CODE, made
 
@@ -172,28 +172,26 @@ def test_only_stages_with_shards_have_parts(here: Path):
 # The workflow
 
 
-def test_parts_are_planned_where_a_stage_is_stale_and_only_there(tmp_path: Path):
-    training = {"steps": 2, "batch": 8, "micro": 4, "warmup": 1, "checkpoint": 2}
-    values = small({"train_rows": 8, "eval_rows": 4, "candidates": 4}, training, ["NanoColor"], ["NanoColor"], [])
-    values["jobs"]["parts"] = {"embed_train": 1, "judge": 3}
-    values["judge"]["shard"] = 4
-    folder = working_tree(tmp_path / "parts", values)
-    sh("git init -q", folder)
-    text = sh("snakemake -n", folder)
-    assert text.count("rule judge_part:") == 3 and "rule embed_part:" not in text
-    sh("snakemake --cores all results/judge/NanoColor", folder)
-    checkout = Checkout(folder)
-    logs = {number: (folder / f"logs/dvc/judge.NanoColor.{number}-of-3.log").read_text() for number in (1, 2, 3)}
-    assert all(f"made part {number}-of-3 of results/judge/NanoColor" in text for number, text in logs.items())
-    assert "Nothing to be done" in sh("snakemake --cores all results/judge/NanoColor", folder)
+@pytest.mark.slow
+@SLOW[1]
+def test_parts_are_planned_where_a_stage_is_stale_and_only_there(tmp_path: Path, tmp_path_factory):
+    folder = tmp_path / "parts"
+    shutil.copytree(run_once("narrow", narrow(), tmp_path_factory), folder, symlinks=True)
+    checkout, target = Checkout(folder), "results/judge/NanoColor"
+    checkout.configure("jobs.parts", {"embed_train": 1, "judge": 3})
+    assert "Nothing to be done" in sh("snakemake -n", folder), "parts alone make nothing stale"
     checkout.configure("judge.mode", "published")
-    assert sh("snakemake -n results/judge/NanoColor", folder).count("rule judge_part:") == 3
-    sh("snakemake --cores all results/judge/NanoColor", folder)
+    text = sh(f"snakemake -n {target}", folder)
+    assert text.count("rule judge_part:") == 3 and "rule embed_part:" not in text
+    sh(f"snakemake --cores all {target}", folder)
+    logs = {number: (folder / f"logs/dvc/judge.NanoColor.{number}-of-3.log").read_text() for number in (1, 2, 3)}
+    assert all(f"made part {number}-of-3 of {target}" in text for number, text in logs.items())
+    assert "Nothing to be done" in sh(f"snakemake --cores all {target}", folder)
     checkout.configure("judge.mode", "exact")
+    assert sh(f"snakemake -n {target}", folder).count("rule judge_part:") == 3
     checkout.computed()
-    sh("snakemake --cores all results/judge/NanoColor", folder)  # what DVC has is neither judged again nor shared out
+    sh(f"snakemake --cores all {target}", folder)  # what DVC has is neither judged again nor shared out
     assert checkout.computed() == set()
     assert "kept judge@NanoColor" in (folder / "logs/dvc/judge.NanoColor.1-of-3.log").read_text()
     checkout.configure("jobs.parts", {"embed_train": 1, "judge": 5})
-    assert "Nothing to be done" in sh("snakemake -n results/judge/NanoColor", folder)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["jobs"]["parts"]["judge"] == 5
+    assert "Nothing to be done" in sh(f"snakemake -n {target}", folder)

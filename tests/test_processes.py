@@ -96,6 +96,7 @@ def vectors(adapter: Path, folder: Path, nano: Path) -> np.ndarray:
     return np.stack([backbone.embed(backbone.collate([backbone.item_prompt(items[id])]))[0].detach().numpy() for id in items.ids])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "way"), [(kind, "ddp") for kind in ("in_batch", "reranker")] + [("unime_v2", way) for way in WAYS])
 def test_two_processes_are_one_dropout_included(folder, nano, tmp_path, kind, way):
     changes = WAYS[way] | {"micro": 4 if kind == "in_batch" else 2, "lora__dropout": 0.1}
@@ -107,9 +108,9 @@ def test_two_processes_are_one_dropout_included(folder, nano, tmp_path, kind, wa
         assert np.abs(one - two).max() < 1e-3 and one.std(axis=0).max() > 1e-2
 
 
-@pytest.mark.parametrize("way", ["ddp", "deepspeed"])
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_training_goes_on_with_another_number_of_processes(folder, nano, tmp_path, way, first, then):
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then", "way"), [(2, 1, "ddp"), (2, 1, "deepspeed"), (1, 2, "deepspeed")])
+def test_a_training_goes_on_with_another_number_of_processes(folder, nano, tmp_path, first, then, way):
     changes = WAYS[way] | {"micro": 2}
     train("unime_v2", folder, nano, tmp_path / "whole", tmp_path / "a", **changes)
     processes(first, "unime_v2", folder, nano, tmp_path / "resumed", tmp_path / "b", last=4, **changes)
@@ -180,6 +181,7 @@ def workers(folder: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_stage_that_two_processes_share_writes_what_one_would(checkout):
     process = start(checkout)
     said, _ = process.communicate(timeout=200)
@@ -193,6 +195,7 @@ def test_a_stage_that_two_processes_share_writes_what_one_would(checkout):
     same(checkout / "results/train/unime_v2", checkout / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_its_stage_and_the_next_run_goes_on(checkout, number):
     process = start(checkout)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import ENVIRONMENT, ROOT, SLOW, sh, small, working_tree
+from checkouts import ENVIRONMENT, ROOT, SLOW, narrow, run_once, sh, working_tree
 from test_processes import losses, weights
 
 CLUSTER = ROOT / "tests/slurm_cluster.sh"
@@ -31,8 +31,6 @@ RUN = (
 
 LIMIT = 900
 """Seconds after which a run is taken to wait for ever."""
-
-EVALUATED = ("evaluate@NanoColor", "evaluate@NanoCaption_i2t", "crossmodal@NanoCrepe_swap")
 
 pytestmark = [
     pytest.mark.slurm,
@@ -63,28 +61,17 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout whose run, on this machine alone, is complete."""
-    training = {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
-    suite = {"train_rows": 40, "eval_rows": 8, "candidates": 12}
-    values = small(suite, training, ["NanoColor", "NanoCaption_t2i"], ["NanoColor", "NanoCaption_i2t"], ["NanoCrepe_swap"])
-    values["judge"]["shard"], values["embed"]["shard"], values["export"] = 4, 32, {}
-    values["train"]["reranker"] |= {"steps": 120, "batch": 16, "micro": 16, "checkpoint": 2}  # longer than a minute
-    values["jobs"] |= {"parts": {"embed_train": 2, "judge": 3}, "memory": {"default": 1500}}
-    folder = working_tree(tmp_path_factory.mktemp("local") / "one", values)
-    sh("git init -q && python -m snakemake --cores all", folder)
-    return folder
+    return run_once("narrow", narrow(), tmp_path_factory)
 
 
-def copy(finished: Path, folder: Path, *forgotten: str, **jobs: object) -> Path:
-    """The finished checkout, in which these stages have never run; `jobs` are values of that section of config.yaml."""
+def copy(finished: Path, folder: Path, *forgotten: str) -> Path:
+    """The finished checkout, in which these stages have never run."""
     shutil.copytree(finished, folder, symlinks=True, ignore=shutil.ignore_patterns("runs", ".snakemake", "logs"))
     lock = yaml.safe_load((folder / "dvc.lock").read_text())
     for stage in forgotten:
         for out in lock["stages"].pop(stage)["outs"]:
             shutil.rmtree(folder / out["path"])
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    values["jobs"] |= jobs
-    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder
 
 
@@ -98,10 +85,11 @@ def ended(process: subprocess.Popen[str], folder: Path, code: int = 0) -> str:
     return (folder / "screen.txt").read_text()
 
 
-def until(there: Callable[[], object]) -> object:
+def until(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> object:
+    """Wait until something holds, while a process runs."""
     limit = time.monotonic() + LIMIT
     while not (found := there()):
-        assert time.monotonic() < limit
+        assert time.monotonic() < limit and (process is None or process.poll() is None)
         time.sleep(0.2)
     return found
 
@@ -116,8 +104,9 @@ def running(rule: str) -> list[str]:
     return [line.split()[0] for line in queue("R") if re.search(rf" rule_{rule}(_wildcards_.*)?$", line)]
 
 
-def table(folder: Path) -> bytes:
-    return (folder / "results/mmeb_table.csv").read_bytes()
+def states(state: str, rule: str) -> list[str]:
+    """Jobs of a rule that SLURM has seen end in this state."""
+    return [line for line in sh("squeue -h -t all -o '%T %k'", ROOT).splitlines() if re.match(rf"{state} .*rule_{rule}(_|$)", line)]
 
 
 def shares(folder: Path, stage: str) -> int:
@@ -125,21 +114,45 @@ def shares(folder: Path, stage: str) -> int:
     return len([path for path in (folder / "scratch").glob(f"{stage}/*/*") if path.is_file()])
 
 
-def test_the_table_of_two_nodes_is_the_local_one_to_the_byte(cluster, finished, tmp_path):
-    values = yaml.safe_load((finished / "config.yaml").read_text())
+def test_two_nodes_make_the_local_table_to_the_byte_whatever_ends_jobs_and_runs(cluster, finished, tmp_path):
+    """From nothing to the table, with the main process ended twice, and one job each out of memory, over its time, and cancelled."""
+    values = narrow()
+    values["jobs"] |= {"parts": {"embed_train": 2, "judge": 3}, "minutes": {"default": 30, "train_reranker": 1}}
+    values["jobs"]["memory"] = {"default": 1500, "judge": 200}
     folder = working_tree(tmp_path / "cluster", values)
     sh("git init -q", folder)
-    said = ended(start(folder), folder)
-    assert (
-        table(folder) == table(finished)
-        and (folder / "results/report.html").read_bytes() == (finished / "results/report.html").read_bytes()
-    )
+
+    process = start(folder)
+    until(lambda: shares(folder, "train_in_batch"), process)
+    process.send_signal(signal.SIGINT)
+    process.wait(LIMIT)
+    until(lambda: not queue())
+    assert not (folder / "results/train/in_batch").exists()
+
+    process = start(folder)
+    until(lambda: states("TIMEOUT", "train_reranker"), process)
+    until(lambda: running("train_reranker"), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait(LIMIT)
+    assert running("train_reranker"), "nobody has cancelled it"
+    assert "DVC is at work in this checkout" in sh(RUN, folder, code=1)
+    sh(recovery(), folder)
+    until(lambda: not queue())
+    assert not (folder / "results/train/reranker").exists()
+
+    process = start(folder)
+    (first, *_) = until(lambda: running("evaluate"), process)
+    sh(f"scancel {first}", folder)
+    said = ended(process, folder)
+    for name in ("mmeb_table.csv", "crossmodal_table.csv", "report.html"):
+        assert (folder / "results" / name).read_bytes() == (finished / "results" / name).read_bytes(), name
+    assert states("OUT_OF_MEMORY", "judge_part") and states("CANCELLED", "evaluate") and not queue()
     assert {"node1", "node2"} <= set(sh("squeue -h -t all -o %N", ROOT).split())
-    assert not queue() and "jobs (steps)" not in said
+    assert "resumed after step" in (folder / "logs/train_reranker.log").read_text(), "what was trained before counts"
     for name, parts in (("judge.NanoColor", 3), ("embed_train.NanoColor", 2)):
         assert len(list((folder / "logs/dvc").glob(f"{name}.*-of-{parts}.log"))) == parts
-    merged = (folder / "logs/judge.NanoColor.log").read_text()
-    assert "judge: " not in merged and shares(folder, "judge@NanoColor") == 0, "the parts made all shards, and left none"
+    assert "judge: " not in (folder / "logs/judge.NanoColor.log").read_text(), "the parts made all shards"
+    assert not [path for path in (folder / "scratch").glob("*/*/*") if path.is_file()] and "jobs (steps)" not in said
     assert "Nothing to be done" in sh(RUN, folder)
 
 
@@ -154,46 +167,6 @@ def test_two_nodes_train_what_one_process_does(cluster, finished, tmp_path):
     one, two = (losses(place / "results/train/unime_v2") for place in (finished, folder))
     assert len(one) == 6 and one.std() > 1e-3 and abs(one - two).max() < 1e-4 * abs(one).max()
     assert abs(weights(finished / "results/train/unime_v2") - weights(folder / "results/train/unime_v2")).max() < 1e-3
-
-
-def test_a_job_out_of_memory_one_over_its_time_and_a_cancelled_one_are_run_again(cluster, finished, tmp_path):
-    folder = copy(
-        finished,
-        tmp_path / "jobs",
-        *("judge@NanoColor", "train_reranker", *EVALUATED),
-        memory={"default": 1500, "judge": 200},
-        minutes={"default": 30, "train_reranker": 1},
-        parts={"embed_train": 1, "judge": 1},
-    )
-    process = start(folder, "results/mmeb_table.csv")
-    (first, *_) = until(lambda: running("evaluate"))
-    sh(f"scancel {first}", folder)
-    said = ended(process, folder)
-    assert table(folder) == table(finished) and not queue()
-    states = sh("squeue -h -t all -o '%T %k'", ROOT)
-    assert re.search(r"OUT_OF_MEMORY .*rule_judge", states), states
-    assert re.search(r"TIMEOUT .*rule_train_reranker", states) and re.search(r"CANCELLED .*rule_evaluate", states)
-    assert "resumed after step" in (folder / "logs/train_reranker.log").read_text(), "what was trained in its first minute counts"
-    assert said.count("Trying to restart job") >= 3
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_when_the_main_process_ends_the_same_command_goes_on(cluster, finished, tmp_path, number):
-    folder = copy(finished, tmp_path / "main", "train_reranker", *EVALUATED)
-    process = start(folder, "results/mmeb_table.csv")
-    until(lambda: shares(folder, "train_reranker"))
-    process.send_signal(number)
-    process.wait(LIMIT)
-    if number == signal.SIGKILL:
-        assert running("train_reranker"), "nobody has cancelled them"
-        assert "DVC is at work in this checkout" in sh(f"{RUN} results/mmeb_table.csv", folder, code=1)
-        sh(recovery(), folder)
-    until(lambda: not queue())
-    assert not (folder / "results/train/reranker").exists()
-    ended(start(folder, "results/mmeb_table.csv"), folder)
-    assert table(folder) == table(finished) and not queue()
-    assert "resumed after step" in (folder / "logs/train_reranker.log").read_text()
-    assert "Nothing to be done" in sh(f"{RUN} results/mmeb_table.csv", folder)
 
 
 def recovery() -> str:

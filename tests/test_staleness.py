@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import SLOW, Checkout, small, working_tree
+from checkouts import SLOW, Checkout, run_once, small, working_tree
 
 SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
 CAPTIONS = "NanoScenes_i2t"
@@ -40,19 +40,17 @@ def tiny() -> dict:
     return small({"train_rows": 12, "eval_rows": 4, "candidates": 6}, training, [SET], TASKS, [CAPTIONS])
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout in which a fresh `snakemake --cores all` has run."""
+    return Checkout(run_once("a tiny one", tiny(), tmp_path_factory))
+
+
 def new(folder: Path) -> Checkout:
     """A Git checkout of this working tree with the tiny configuration; nothing has run."""
     working_tree(folder, tiny())
     made = Checkout(folder)
     made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
-    return made
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout in which a fresh `snakemake --cores all` has run."""
-    made = new(tmp_path_factory.mktemp("staleness") / "a checkout")
-    made.sh("snakemake --cores all")
     return made
 
 
