@@ -62,7 +62,7 @@ def narrow() -> dict:
     """A configuration with little of everything; its reranker alone trains for more than a minute."""
     training = {"steps": 6, "batch": 16, "micro": 8, "warmup": 1, "checkpoint": 2}
     suite = {"train_rows": 40, "eval_rows": 8, "candidates": 12}
-    values = small(suite, training, ["NanoColor"], ["NanoColor", "NanoCaption_i2t"], ["NanoCrepe_swap"])
+    values = small(suite, training, ["NanoColor"], ["NanoColor", "NanoCaption_i2t"], ["NanoScenes_i2t"])
     values["judge"]["shard"], values["embed"]["shard"], values["export"] = 4, 32, {}
     values["train"]["reranker"] |= {"steps": 120, "batch": 16, "micro": 16, "checkpoint": 2}
     return values

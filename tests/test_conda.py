@@ -41,7 +41,7 @@ def test_every_rule_runs_with_only_what_its_environment_lists_and_a_second_clean
         assert (folder / "results" / name).read_bytes() == (alone / "results" / name).read_bytes(), name
     for name in ("data", "embed", "retrieve", "judge", "mine", "train", "evaluate"):
         found = bytes_of(folder / "results" / name)
-        assert found == bytes_of(alone / "results" / name) and len(found) > 1, name
+        assert found and found == bytes_of(alone / "results" / name), name
 
     files = {(ROOT / "envs" / f"{name}.yaml").read_text(): name for name in USED}
     built = {str(file.with_suffix("")): files[file.read_text()] for file in (folder / ".snakemake/conda").glob("*_.yaml")}

@@ -46,7 +46,7 @@ from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
 from dvc.stage import run as stage_run
-from dvc.stage.cache import RunCacheNotFoundError, StageCache, _get_stage_hash
+from dvc.stage.cache import StageCache, _get_stage_hash
 from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
@@ -272,16 +272,23 @@ class Shared(StageCache):
         return []
 
     def restore(self, stage: Stage, run_cache: bool = True, pull: bool = False, dry: bool = False) -> None:
-        self.remote = self.repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix") if pull else None
+        self._open(pull)
         super().restore(stage, run_cache, pull, dry)
 
     def known(self, stage: Stage, pull: bool) -> bool:
-        """Whether `restore` would give the stage's outputs, as far as can be told without fetching them."""
-        try:
-            self.restore(stage, pull=pull, dry=True)
-        except RunCacheNotFoundError:
-            return pull and self._load(stage) is not None
-        return True
+        """Whether `restore` would give the stage's outputs, as far as can be told without fetching them.
+
+        Not by its `dry`: that looks up the inputs of the run that dvc.lock records, not those that are there.
+        """
+        self._open(pull)
+        if not stage.changed_stage() and stage.deps_cached() and all(out.hash_info for out in stage.outs) and stage.outs_cached():
+            return True
+        stage.save_deps()
+        found = self._load(stage)
+        return found is not None and (pull or self._create_stage(found, wdir=stage.wdir).outs_cached())
+
+    def _open(self, pull: bool) -> None:
+        self.remote = self.repo.cloud.get_remote_odb(None, "fetch --run-cache", hash_name="md5-dos2unix") if pull else None
 
     def _load(self, stage: Stage) -> Any:
         key = _get_stage_hash(stage)
