@@ -43,7 +43,11 @@ def tiny() -> dict:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which a fresh `snakemake --cores all` has run."""
-    return Checkout(run_once("a tiny one", tiny(), tmp_path_factory))
+    folder = tmp_path_factory.mktemp("staleness") / "a checkout"
+    shutil.copytree(run_once("a tiny one", tiny(), tmp_path_factory), folder, symlinks=True)
+    made = Checkout(folder)
+    made.seen = {}  # all of its logs are the run's
+    return made
 
 
 def new(folder: Path) -> Checkout:
