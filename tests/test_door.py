@@ -118,13 +118,15 @@ def test_progress_is_found_again_if_and_only_if_nothing_has_changed(here: Path) 
     assert os.listdir("scratch") == ["locks"]
 
 
-def test_large_inputs_enter_the_digest_by_both_ends(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [0, 5 << 20, (16 << 20) - 1])
+def test_large_inputs_enter_the_digest_by_blocks_from_end_to_end(here: Path, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
     monkeypatch.setattr(witness, "LARGE", 1 << 10)
-    Path("in").write_bytes(bytes(4 << 20))
+    size, changed = 16 << 20, 128 << 10  # a small tensor of a large file
+    Path("in").write_bytes(bytes(size))
     before = witness._contents([Path("in")])
     with Path("in").open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"x")
+        file.seek(start)
+        file.write(b"x" * min(changed, size - start))
     assert witness._contents([Path("in")]) != before
 
 

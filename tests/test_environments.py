@@ -95,6 +95,16 @@ def test_locks_hold_the_pins_of_their_environments(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "envs/locks/data.txt lacks rich==15.0.1: python workflow/lock.py data\n")
 
 
+def test_a_lock_with_torch_has_what_its_build_for_cuda_needs() -> None:
+    """Resolved on a machine whose torch is the build for CPUs, a lock would pin a triton that PyPI's torch refuses."""
+    with_torch = [lock for lock in LOCKS if any(line.startswith("torch==") for line in pinned(lock))]
+    assert len(with_torch) == 6
+    for lock in with_torch:
+        names = {line.partition("==")[0] for line in pinned(lock)}
+        assert {"triton", "nvidia-cudnn-cu13", "cuda-toolkit"} <= names and "+" not in lock.read_text(), lock
+    assert len({line for lock in with_torch for line in pinned(lock) if line.startswith("triton==")}) == 1
+
+
 def test_no_lock_has_two_packages_that_give_the_module_faiss() -> None:
     for lock in LOCKS:
         assert sum(line.startswith("faiss-") for line in pinned(lock)) <= 1, lock

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -146,6 +149,22 @@ def test_a_part_leaves_its_shards_and_no_output_and_the_whole_takes_them(here: P
 
     assert enter(looks) == "made out/table: whole"
     assert json.loads((here / "out/table").read_text()) == [0, 1, 2, 3] and not list(here.glob("scratch/toy*"))
+
+
+def test_a_part_that_another_job_makes_is_waited_for_and_found_made(here: Path):
+    """After a lost login node the same part is submitted again while the first job still runs."""
+    lock = here / "scratch/locks/toy.1-of-2"
+    lock.parent.mkdir(parents=True)
+    hold = "import fcntl, sys, time; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); time.sleep(1.5)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        start = time.monotonic()
+
+        def run(*_: object) -> str:
+            assert time.monotonic() - start > 1
+            raise PartMade("0 of its 2 shards, 2 were there")
+
+        assert enter(run, part="1-of-2").endswith("0 of its 2 shards, 2 were there")
 
 
 def test_a_part_whose_input_changes_meanwhile_leaves_nothing(here: Path):

@@ -104,8 +104,13 @@ def test_a_dry_run_with_the_slurm_profile_shows_what_each_job_asks_for(tmp_path:
     for rule in ("judge_part", "embed_part", "evaluate", "crossmodal"):
         assert (of(rule)["gpu"], of(rule)["cpus_per_task"]) == ("1", "8"), rule
     assert {of(rule).get("gpu", "0") for rule in ("judge", "embed_train", "mine", "report")} == {"0"} and of("retrieve")["gpu"] == "1"
+    assert {of(rule)["nodes"] for rule in ("judge", "judge_part")} == {"1"}
     training = of("train_unime_v2")
     assert (training["nodes"], training["tasks"], training["gres"], training["mpi"]) == ("2", "2", "gpu:4", "srun")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("nodes: 2", "nodes: 1"))
+    (alone,) = re.findall(r"^rule train_unime_v2:(?:\n .*)*?\n +resources: (.+)$", sh("snakemake -n", folder), flags=re.M)
+    assert {"nodes=1", "gpu=4"} <= set(alone.split(", ")), "four GPUs of one node, not two of two"
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

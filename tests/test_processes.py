@@ -108,6 +108,38 @@ def test_two_processes_are_one_dropout_included(folder, nano, tmp_path, kind, wa
         assert np.abs(one - two).max() < 1e-3 and one.std(axis=0).max() > 1e-2
 
 
+SHARDED = """
+import sys
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+torch.set_num_threads(1)
+folder, nano = map(Path, sys.argv[1:])
+from training import view_of
+from unime import backbones
+from unime.data.items import Items
+from unime.train import processes
+backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+backbone.model.requires_grad_(False)
+batch = backbone.collate([backbone.item_prompt(items[items.ids[0]])])
+whole = sum(parameter.numel() for layer in backbone.layers() for parameter in layer.parameters())
+before = backbone.embed(batch)
+processes.shard(backbone, "fsdp", Accelerator(cpu=True))
+for look in ("before", "after"):
+    held = sum(parameter.to_local().numel() for layer in backbone.layers() for parameter in layer.parameters())
+    assert held <= 0.51 * whole, (look, held, whole)
+    assert torch.allclose(backbone.embed(batch), before, atol=1e-6)
+"""
+
+
+def test_fsdp_holds_a_slice_of_each_layer_before_a_pass_and_after_it(folder, nano, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "sharded.py")]
+    done = subprocess.run([*command, str(folder), str(nano)], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=200)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then", "way"), [(2, 1, "ddp"), (2, 1, "deepspeed"), (1, 2, "deepspeed")])
 def test_a_training_goes_on_with_another_number_of_processes(folder, nano, tmp_path, first, then, way):

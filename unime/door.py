@@ -122,7 +122,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     stage_name, part = stage if item is None else f"{stage}@{item}", _part(stage, door)
     name = f"{stage_name}.{part}" if part else stage_name
     log = _log_to(name)
-    with _alone(name), _ended_politely():
+    with _alone(name, wait=part is not None), _ended_politely():
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
             _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
@@ -147,7 +147,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
             if part:
                 return f"made part {part} of {outputs[0]}: {_share(door, view, job, inputs, temporary, read)}"
             _clear(outputs)
-            processes = launch.Processes.of(whole_config.train) if door.trains else launch.ONE
+            processes = launch.Processes.of(whole_config) if door.trains else launch.ONE
             if processes.several:
                 summary = launch.run(processes, stage, item, config_path, job, temporary)
             else:
@@ -249,13 +249,16 @@ def _log_to(name: str) -> logging.Logger:
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Hold the stage's lock.  A POSIX record lock: it dies with its process, however that ends, and forked workers do not inherit it."""
+def _alone(name: str, wait: bool) -> Iterator[None]:
+    """Hold the stage's lock.  A POSIX record lock: it dies with its process, however that ends, and forked workers do not inherit it.
+
+    DVC keeps jobs of a whole stage apart, and has them wait; of a part it knows nothing, so that the second one waits here.
+    """
     path = Path("scratch") / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"

@@ -34,25 +34,27 @@ WORKER = "UNIME_WORKER"
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent ends."""
 
-PATIENCE = 15
-"""Seconds that workers have to end once they were asked to."""
+PATIENCE = 45
+"""Seconds that workers have to end once they were asked to: torchrun gives its own 30 before it kills them."""
 
 
 class Processes(NamedTuple):
-    """`each` processes on each of `nodes` machines."""
+    """`each` processes on each of `nodes` machines, one a GPU where `gpus`."""
 
     nodes: int
     each: int
     parallel: str
+    gpus: bool = True
 
     @property
     def several(self) -> bool:
         return self.nodes * self.each > 1
 
     @classmethod
-    def of(cls, train: Any) -> Processes:
-        """Of the config's section `train`."""
-        return cls(train.nodes, train.gpus_per_node, train.parallel)
+    def of(cls, config: Any) -> Processes:
+        """Of the sections `train` and `models`."""
+        train = config.train
+        return cls(train.nodes, train.gpus_per_node, train.parallel, config.models.device != "cpu")
 
 
 ONE = Processes(1, 1, "ddp")
@@ -77,7 +79,8 @@ def is_worker() -> bool:
 
 
 def given() -> Given:
-    """This worker's part; its rank is torchrun's."""
+    """This worker's part; its rank is torchrun's, and it ends with torchrun, also while it waits for others inside the driver."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     told = json.loads(os.environ[WORKER])
     outputs = [Path(path) for path in told["outputs"]]
     return Given(int(os.environ["RANK"]), told["threads"], Path(told["scratch"]), told["parallel"], outputs, Path(told["answer"]))
@@ -89,7 +92,8 @@ def run(processes: Processes, stage: str, item: str | None, config_path: Path, j
     Raises StageError where one of them fails, or where there are not enough nodes.  None outlives this call, nor this process.
     """
     threads = max(1, job.threads // processes.each)
-    devices.claim(processes.each)
+    if processes.gpus:
+        devices.claim(processes.each)
     answer = job.scratch / "summary.txt"
     told = {
         "threads": threads,

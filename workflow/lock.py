@@ -2,13 +2,15 @@
 
 usage: python workflow/lock.py [--check] [NAME ...]      (names of envs/*.yaml, and of PROJECT; without a name all of them)
 
-pip resolves the pins as it would install them, and installs nothing (`--dry-run`).  --check only compares, without a network: each
-lock holds the pins of its environment.  Run it after changing a pin, with the python of the environments.
+pip resolves the pins as it would install them from PyPI, whatever this machine's pip is set to (its torch may be a build without CUDA,
+which needs other packages), and installs nothing (`--dry-run`).  --check only compares, without a network: each lock holds the pins of
+its environment.  Run it after changing a pin, with the python of the environments, on Linux x86_64.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -25,7 +27,7 @@ PROJECT = {"project": ("", EXTRAS), "project-gpu": ("search-gpu", EXTRAS), "proj
 environment is named, with its pins in place of those.  vLLM's numpy is too old for SLURM's plugin."""
 HEAD = """\
 # {source} with all that its pins need: python workflow/lock.py {name}
-# Python {python} on Linux x86_64, from PyPI.  torch's CUDA libraries are pinned by torch itself and are not listed.
+# Python {python} on Linux x86_64, from PyPI: torch is its build for CUDA, which runs on a CPU too.
 """
 
 
@@ -49,16 +51,16 @@ def project(over: str, extras: tuple[str, ...]) -> list[str]:
 
 def resolved(wanted: list[str]) -> list[str]:
     """What pip would install for these pins, as `name==version`.  Raises SystemExit with pip's words where they contradict each other."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--index-url", "https://pypi.org/simple"]
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONSTRAINT": ""}
+    done = subprocess.run([*pip, "--report", "-", *wanted], capture_output=True, text=True, env=os.environ | own)
     if done.returncode:
         raise SystemExit(f"pip finds no packages for {' '.join(wanted)}:\n{done.stderr}")
     return sorted(pin(found["metadata"]) for found in json.loads(done.stdout)["install"])
 
 
 def pin(package: dict[str, Any]) -> str:
-    """Without a local version: a build for one kind of machine (`+cpu`) has the same code and requirements as the others."""
-    return f"{package['name'].lower().replace('_', '-')}=={package['version'].partition('+')[0]}"
+    return f"{package['name'].lower().replace('_', '-')}=={package['version']}"
 
 
 def held(name: str) -> list[str]:

@@ -16,7 +16,7 @@ BESIDE = 8 if GPU else 1
 NODES = CONFIG.train.nodes  # of a training
 TRAINING = GPU * CONFIG.train.gpus_per_node if NODES == 1 else 0  # its GPUs; on several nodes SPREAD asks for them
 # Several nodes: one task on each, which torchrun takes (unime/launch.py); SLURM's plugin leaves the step to the job where `mpi` is set.
-SPREAD = {} if NODES == 1 else {"nodes": NODES, "tasks": NODES, "mpi": "srun"}
+SPREAD = {"nodes": 1} if NODES == 1 else {"nodes": NODES, "tasks": NODES, "mpi": "srun"}
 if NODES > 1 and GPU:
     SPREAD |= {"gres": f"gpu:{CONFIG.train.gpus_per_node}", "tasks_per_gpu": 0}
 BOTH = max(2, BESIDE)  # threads of a training that others wait for: on a CPU two passes run side by side
@@ -30,10 +30,10 @@ for table in ("memory", "minutes"):
             raise WorkflowError(f"jobs.{table}: there is no rule {name!r}{nearest(name, stages())}")
 
 
-def growing(table, rule):
-    """A resource of a rule's jobs: what the configuration says at the first attempt, twice as much at each further one."""
+def growing(table, rule, most=float("inf")):
+    """A resource of a rule's jobs: what the configuration says at the first attempt, twice as much at each further one, up to `most`."""
     first = table.get(rule, table[DEFAULT])
-    return lambda wildcards, attempt: first * 2 ** (attempt - 1)
+    return lambda wildcards, attempt: min(most, first * 2 ** (attempt - 1))
 
 
 def memory(rule):
@@ -42,7 +42,7 @@ def memory(rule):
 
 
 def minutes(rule):
-    return growing(CONFIG.jobs.minutes, rule)
+    return growing(CONFIG.jobs.minutes, rule, CONFIG.jobs.longest)
 
 
 def one_of(names):

@@ -82,11 +82,13 @@ def fit(backbone: Backbone, settings: Any, rows: int, seed: int, job: Any, accel
     saved = Path(job.scratch) / "checkpoint.safetensors"
     job.log.info("%d steps of %d rows, of a table of %d", settings.steps, settings.batch, rows)
     done, log, state = checkpoint.load(saved, parameters) if saved.exists() else (0, [], None)
+    processes.agreed(done, saved, accelerator)
     optimizer = processes.update(job.parallel, parameters, accelerator)
     if state:
         optimizer.restore(state)
         job.log.info("resumed after step %d of %d", done, settings.steps)
-    with _reproducible(backbone), open_lanes(backbone.model, job.threads) as lanes:
+    side_by_side = 1 if job.parallel == "fsdp" and accelerator.num_processes > 1 else job.threads  # layers are gathered for one pass
+    with _reproducible(backbone), open_lanes(backbone.model, side_by_side) as lanes:
         if done < settings.steps:
             accumulate.ahead(batch_at(done, rows, settings.batch, seed))
         for step in job.track(range(done, settings.steps), settings.steps - done, "train"):

@@ -9,6 +9,7 @@ The loop gives both the same gradient, that of its own micro-batches, and both l
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -47,12 +48,13 @@ def shard(backbone: Any, parallel: str, accelerator: Accelerator) -> None:
     if parallel != "fsdp" or accelerator.num_processes == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, share_comm_ctx
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     kept = {parameter for parameter in backbone.model.parameters() if parameter.requires_grad}
     for layer in backbone.layers():
-        fully_shard(layer, mesh=mesh, ignored_params=kept)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=kept)  # each is a root, which would stay whole
+    share_comm_ctx(list(backbone.layers()))  # and would have streams, and memory for them, of its own
 
 
 def level(count: int, parallel: str, accelerator: Accelerator) -> int:
@@ -60,6 +62,15 @@ def level(count: int, parallel: str, accelerator: Accelerator) -> int:
     if parallel != "fsdp" or accelerator.num_processes == 1:
         return count
     return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def agreed(done: int, saved: Path, accelerator: Accelerator) -> None:
+    """Raises RuntimeError where the processes would go on from different steps: a shared file system may show a checkpoint late."""
+    if accelerator.num_processes == 1:
+        return
+    found = accelerator.gather(torch.tensor([done], device=accelerator.device)).tolist()
+    if len(set(found)) > 1:
+        raise RuntimeError(f"{saved}: the processes see checkpoints of different steps, {found}; run it again")
 
 
 def total(share: float, accelerator: Accelerator) -> float:

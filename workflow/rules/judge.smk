@@ -26,6 +26,7 @@ rule judge_part:
         mem_mb=memory("judge"),
         runtime=minutes("judge"),
         gpu=JUDGING,
+        nodes=1,
     shell:
         repro("judge@{wildcards.set}", part="{wildcards.part}")
 
@@ -52,6 +53,7 @@ rule judge:
         mem_mb=memory("judge"),
         runtime=minutes("judge"),
         gpu=0 if PARTS["judge"] > 1 else JUDGING,
+        nodes=1,
     shell:
         repro("judge@{wildcards.set}")
 
@@ -77,6 +79,7 @@ rule judge_more:
         mem_mb=memory("judge_more"),
         runtime=minutes("judge_more"),
         gpu=JUDGING,
+        nodes=1,
     shell:
         repro("judge_more@{wildcards.judge}", ABLATIONS)
 
