@@ -252,8 +252,7 @@ def _log_to(name: str) -> logging.Logger:
 def _alone(name: str, wait: bool) -> Iterator[None]:
     """Hold the stage's lock.  A POSIX record lock: it dies with its process, however that ends, and forked workers do not inherit it.
 
-    DVC keeps jobs of a whole stage apart, and has them wait; of a part it knows nothing, so that the second one waits here.
-    """
+    DVC keeps jobs of a whole stage apart, and has them wait; of a part it knows nothing: there the second one waits here."""
     path = Path("scratch") / "locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
