@@ -27,7 +27,7 @@ PROJECT = {"project": ("", EXTRAS), "project-gpu": ("search-gpu", EXTRAS), "proj
 environment is named, with its pins in place of those.  vLLM's numpy is too old for SLURM's plugin."""
 HEAD = """\
 # {source} with all that its pins need: python workflow/lock.py {name}
-# Python {python} on Linux x86_64, from PyPI: torch is its build for CUDA, which runs on a CPU too.
+# Python {python} on Linux x86_64, from PyPI, whose torch is a build for CUDA that runs on a CPU too.
 """
 
 
