@@ -60,14 +60,17 @@ def folder(tmp_path_factory) -> Path:
     return place
 
 
-def processes(count: int, kind: str, *places: Path, last: int = 0, **changes) -> None:
-    """A real run of so many processes, over gloo; it ends after the checkpoint of step `last`."""
+def torchrun(count: int, script: Path, text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """So many processes of a script, over gloo."""
+    script.write_text(text)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    script = places[2].with_suffix(".py")
-    script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", str(script), kind]
-    asked = [*command, *map(str, places), json.dumps(changes), str(last)]
-    done = subprocess.run(asked, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", str(script)]
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+
+
+def processes(count: int, kind: str, *places: Path, last: int = 0, **changes) -> None:
+    """A real run of so many processes; it ends after the checkpoint of step `last`."""
+    done = torchrun(count, places[2].with_suffix(".py"), SCRIPT, kind, *places, json.dumps(changes), last)
     assert done.returncode == bool(last), done.stderr[-9000:]
     assert not last or "preempted" in done.stderr
 
@@ -133,10 +136,7 @@ for look in ("before", "after"):
 
 
 def test_fsdp_holds_a_slice_of_each_layer_before_a_pass_and_after_it(folder, nano, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    (tmp_path / "sharded.py").write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "sharded.py")]
-    done = subprocess.run([*command, str(folder), str(nano)], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=200)
+    done = torchrun(2, tmp_path / "sharded.py", SHARDED, folder, nano)
     assert done.returncode == 0, done.stderr[-5000:]
 
 
