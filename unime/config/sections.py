@@ -28,10 +28,12 @@ class Suite(Section):
 
 class Pretrain(Section):
     seed: Count = Field(description="seed of the weights and of the sampled groups")
-    steps: Positive = Field(description="optimizer steps")
+    steps: Positive = Field(description="optimizer steps of the first part: one skill after the other")
     groups: Positive = Field(description="groups (one shared prefix and its branches) in a step")
     lr: Rate = Field(description="peak learning rate of AdamW")
-    warmup: Count = Field(description="steps of linear warm-up")
+    refining_steps: Count = Field(description="optimizer steps of the second part: judging in degrees, lists, items told from one token")
+    refining_lr: Rate = Field(description="peak learning rate of the second part")
+    warmup: Count = Field(description="steps of linear warm-up of each part")
     checkpoint: Positive = Field(description="steps between two checkpoints")
 
 

@@ -13,7 +13,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts
-    from unime.report import charts, crossmodal, page, table
+    from unime.report import charts, crossmodal, page, protocol, table
+    from unime.report.protocol import Training
 
     evaluated, mining, data_train, data_eval = inputs
     csv, markdown, captions_csv, captions_markdown, metrics, drawings, html = outputs
@@ -22,7 +23,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     def scores(names: list[str]) -> pl.DataFrame:
         return artifacts.read_tables(evaluated, names, "scores.parquet", artifacts.SCORES)
 
-    found = table.build(scores(tasks), tasks, config.evaluate.compare)
+    trainings = {
+        "in_batch": Training.of(config.train.in_batch.steps, config.train.in_batch.batch, 0),
+        "hard_negatives": Training.of(
+            config.train.hard_negatives.steps, config.train.hard_negatives.batch, config.train.hard_negatives.negatives
+        ),
+        "unime_v2": Training.of(config.train.unime_v2.steps, config.train.unime_v2.batch, config.train.unime_v2.negatives),
+    }
+    found = table.build(scores(tasks), tasks, config.evaluate.compare, protocol.note(trainings))
     captions = crossmodal.build(scores(columns), columns)
     drawn = charts.charts(found)
     drawings.mkdir()
@@ -44,7 +52,21 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.train_sets", "evaluate.tasks", "evaluate.crossmodal", "evaluate.compare", "mine.source"),
+    sections=(
+        "data.train_sets",
+        "evaluate.tasks",
+        "evaluate.crossmodal",
+        "evaluate.compare",
+        "mine.source",
+        "train.in_batch.steps",
+        "train.in_batch.batch",
+        "train.hard_negatives.steps",
+        "train.hard_negatives.batch",
+        "train.hard_negatives.negatives",
+        "train.unime_v2.steps",
+        "train.unime_v2.batch",
+        "train.unime_v2.negatives",
+    ),
     inputs=("results/evaluate", "results/mining_report/{mine.source}", "results/data/train", "results/data/eval"),
     outputs=(
         "results/mmeb_table.csv",

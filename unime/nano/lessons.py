@@ -37,6 +37,12 @@ class Branch(NamedTuple):
     """Yes or No inside the candidate: asked so many characters before the turn's end, of what has been read up to there."""
     cells: tuple[str, ...] = ()
     """The same at each visual token of the candidate, where that is a picture."""
+    belief: float | None = None
+    """Of a judge's turn whose candidate meets the query in part: the probability of Yes, asked for in place of one verdict."""
+    item: bool = False
+    """The turn is an embedder's input: raw text without the chat template, its positions counted in one dimension."""
+    by_end: bool = False
+    """The answer sees the turn's last token only, which must therefore hold what the turn says."""
 
 
 Group = list[Branch]

@@ -32,13 +32,16 @@ VERDICT, SO_FAR = 0.5, 0.2
 
 
 class Encoded(NamedTuple):
-    """One group: tokens, (3, n) positions, branch of each token (0: prefix), the token asked for at each, its loss weight, pictures."""
+    """One group: tokens, (3, n) positions, branch of each token (0: prefix), the token asked for at each, its loss weight, the weight of
+    No beside it, the first token of the group that each sees, pictures."""
 
     tokens: np.ndarray
     positions: np.ndarray
     branch: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    against: np.ndarray
+    first: np.ndarray
     pictures: list[np.ndarray]
 
 
@@ -49,12 +52,28 @@ def render(turn: Sequence[object]) -> tuple[str, list[np.ndarray]]:
         if isinstance(part, str):
             text.append(part)
         else:
-            side = nano_model.PATCH * nano_model.MERGE
-            count = (part.shape[0] // side) * (part.shape[1] // side)
-            text.append(nano_model.VISION_START + nano_model.IMAGE * count + nano_model.VISION_END)
+            text.append(nano_model.VISION_START + nano_model.IMAGE * visual_tokens(part) + nano_model.VISION_END)
             pictures.append(part)
     text.append(f"{nano_model.END}\n{nano_model.START}assistant\n")
     return "".join(text), pictures
+
+
+def render_item(turn: Sequence[object]) -> tuple[str, list[np.ndarray]]:
+    """One item as an embedder shows it: raw text, image tokens expanded, nothing around them."""
+    text, pictures = [], []
+    for part in turn:
+        if isinstance(part, str):
+            text.append(part)
+        else:
+            text.append(nano_model.IMAGE * visual_tokens(part))
+            pictures.append(part)
+    return "".join(text), pictures
+
+
+def visual_tokens(picture: np.ndarray) -> int:
+    """How many tokens a picture (H, W, 3) takes in a prompt."""
+    side = nano_model.PATCH * nano_model.MERGE
+    return (picture.shape[0] // side) * (picture.shape[1] // side)
 
 
 def rope_positions(tokens: np.ndarray, image: int, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -75,7 +94,7 @@ def rope_positions(tokens: np.ndarray, image: int, pictures: Sequence[np.ndarray
 
 def encode(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """Tokenize whole branches and split each group into its prefix and the rest of every branch."""
-    rendered = [[render(branch.turn) for branch in group] for group in groups]
+    rendered = [[(render_item if branch.item else render)(branch.turn) for branch in group] for group in groups]
     asked = [text for group in rendered for text, _ in group]
     told = [branch.answer + nano_model.END for group in groups for branch in group]
     raw = tokenizer.backend_tokenizer
@@ -100,7 +119,7 @@ def _asked_at(branch: Branch, text: str, encoding: Encoding, image: int) -> dict
     visual = [at for at, token in enumerate(encoding.ids) if token == image]
     for at, verdict in zip(visual[len(visual) - len(branch.cells) :], branch.cells, strict=True):
         found[at] = (verdict, SO_FAR)
-    end = text.rindex(nano_model.END)
+    end = len(text) if branch.item else text.rindex(nano_model.END)
     for back, verdict in branch.so_far:
         found[encoding.char_to_token(end - back)] = (verdict, SO_FAR)
     for character, verdict in zip(last_characters(text, len(branch.verdicts)), branch.verdicts, strict=True):
@@ -141,19 +160,32 @@ def _encode_group(
         shared -= 1
     else:
         common = 0
-    tokens, positions, branch, targets, weights = [], [], [], [], []
+    tokens, positions, branch, targets, weights, against, firsts = [], [], [], [], [], [], []
+    offset = 0
     for number, (lesson, (ask, told), (_, pictures), verdict) in enumerate(zip(group, ids, seen, verdicts, strict=True), start=1):
         whole = np.array(ask + told)
-        at = rope_positions(whole, image, pictures)
+        at = np.tile(np.arange(len(whole)), (3, 1)) if lesson.item else rope_positions(whole, image, pictures)
         weight = np.zeros(len(whole), np.float32)  # of predicting token i + 1 from token i
         weight[len(ask) - 1 : len(whole) - 2] = lesson.weight
-        weight[len(whole) - 2] = 0.05 * lesson.weight if verdict else lesson.weight
+        weight[len(whole) - 2] = 0.05 * lesson.weight if verdict or lesson.item else lesson.weight
         target = np.append(whole[1:], whole[-1])
         if lesson.words:
             weight[shared : max(verdict)] = lesson.words
         for place, (token, importance) in verdict.items():
             weight[place], target[place] = importance, token
+        no = np.zeros(len(whole), np.float32)
+        if lesson.belief is not None:
+            for place in (*verdict, len(ask) - 1):
+                no[place] = weight[place] * (1 - lesson.belief)
+                weight[place] *= lesson.belief
         start = shared if number > 1 else 0
+        first_seen = np.zeros(len(whole), np.int64)
+        if lesson.by_end:
+            first_seen[len(ask) :] = offset + len(ask) - 1 - start
+            weight[len(ask) - 1] = 0.0  # what comes first is no secret: the other branches ask this token for more
+        offset += len(whole) - start
+        against.append(no[start:])
+        firsts.append(first_seen[start:])
         tokens.append(whole[start:])
         positions.append(at[:, start:])
         targets.append(target[start:])
@@ -162,7 +194,7 @@ def _encode_group(
         owner[:shared] = 0
         branch.append(owner[start:])
     kept = list(seen[0][1]) + [picture for _, pictures in seen[1:] for picture in pictures[common:]]
-    joined = (np.concatenate(parts) for parts in (branch, targets, weights))
+    joined = (np.concatenate(parts) for parts in (branch, targets, weights, against, firsts))
     return Encoded(np.concatenate(tokens), np.concatenate(positions, axis=1), *joined, kept)
 
 
@@ -184,7 +216,7 @@ def _start_of_picture(ask: list[int], image: int, common: int, pictures: list[np
 
 def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Tensor]:
     """Rows of up to ROW tokens: input_ids (R, L), position_ids (3, R, L), attention_mask (R, 1, L, L) additive float32,
-    mm_token_type_ids (R, L), pixel_values, image_grid_thw, and the loss's `targets` and `weights` (R, L)."""
+    mm_token_type_ids (R, L), pixel_values, image_grid_thw, and the loss's `targets`, `weights` and `against` (R, L)."""
     rows: list[list[Encoded]] = []
     free: list[int] = []
     for group in sorted(groups, key=lambda g: -len(g.tokens)):
@@ -201,6 +233,7 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
     tokens, targets = np.full(shape, pad), np.full(shape, pad)
     positions, weights = np.zeros((3, *shape), np.int64), np.zeros(shape, np.float32)
     owner, branch = np.full(shape, -1), np.zeros(shape, np.int64)
+    against, first = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
     pictures: list[np.ndarray] = []
     for r, row in enumerate(rows):
         start = 0
@@ -209,6 +242,8 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
             tokens[r, start:end], positions[:, r, start:end] = group.tokens, group.positions
             owner[r, start:end], branch[r, start:end] = g, group.branch
             weights[r, start:end] = group.weights
+            against[r, start:end] = group.against
+            first[r, start:end] = start + group.first
             targets[r, start:end] = group.targets
             pictures += group.pictures
             start = end
@@ -216,7 +251,8 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
     causal = np.tril(np.ones((length, length), bool))
     same = owner[:, :, None] == owner[:, None, :]
     sees = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    allowed = causal & same & sees
+    far = np.arange(length)[None, None, :] < first[:, :, None]
+    allowed = causal & same & sees & ~far
     packed = {
         "input_ids": torch.from_numpy(tokens),
         "position_ids": torch.from_numpy(positions),
@@ -224,6 +260,7 @@ def pack(groups: Sequence[Encoded], pad: int, image: int) -> dict[str, torch.Ten
         "mm_token_type_ids": torch.from_numpy((tokens == image).astype(np.int64)),
         "targets": torch.from_numpy(targets),
         "weights": torch.from_numpy(weights),
+        "against": torch.from_numpy(against),
     }
     if pictures:
         packed["pixel_values"] = torch.from_numpy(np.concatenate([nano_model.patches(p) for p in pictures]))

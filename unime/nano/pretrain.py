@@ -21,19 +21,30 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from unime import prompts
 from unime.artifacts import whole
 from unime.config import Pretrain
 from unime.lanes import open_lanes
-from unime.nano import card, packing, plan, probe
+from unime.nano import card, packing, plan, probe, refining
 from unime.nano import model as nano_model
 
 
+CONSTANT = {"first": 4 / 5, "second": 1 / 3}
+"""Share of each part of training that keeps the peak learning rate; the rest goes down to zero."""
+
+
 def learning_rate(step: int, settings: Pretrain) -> float:
-    """Linear warm-up, constant, then cosine to zero over the last fifth."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    late = max(0.0, (step / settings.steps - 0.8) / 0.2)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * late))
+    """Of each of the two parts: linear warm-up, constant, then a cosine down to zero."""
+    if step < settings.steps:
+        return _rate(step, settings.steps, settings.lr, settings.warmup, CONSTANT["first"])
+    return _rate(step - settings.steps, settings.refining_steps, settings.refining_lr, settings.warmup, CONSTANT["second"])
+
+
+def _rate(step: int, steps: int, peak: float, warmup: int, constant: float) -> float:
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    late = max(0.0, (step / steps - constant) / (1 - constant))
+    return peak * 0.5 * (1 + math.cos(math.pi * late))
 
 
 Batch = dict[str, torch.Tensor]
@@ -42,18 +53,23 @@ PARTS = 2
 """Parts of a step; as many cores can work on it."""
 
 
-def loss_of(model: Any, batch: Batch, total: torch.Tensor) -> torch.Tensor:
+def loss_of(model: Any, batch: Batch, total: torch.Tensor, no: int) -> torch.Tensor:
     """Cross entropy of the tokens that a lesson asks for, times their weights, over the step's `total` weight; a float32 scalar."""
     hidden = packing.hidden(model, batch)
-    asked = batch["weights"] > 0
-    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), batch["targets"][asked], reduction="none")
-    return (losses * batch["weights"][asked]).sum() / total
+    asked = batch["weights"] + batch["against"] > 0
+    logits = model.lm_head(hidden[asked])
+    losses = torch.nn.functional.cross_entropy(logits, batch["targets"][asked], reduction="none")
+    against = torch.nn.functional.cross_entropy(logits, torch.full_like(batch["targets"][asked], no), reduction="none")
+    return (losses * batch["weights"][asked] + against * batch["against"][asked]).sum() / total
 
 
 def parts_of(step: int, settings: Pretrain, tokenizer: Any, parts: int = PARTS) -> list[Batch]:
     """The groups of one step as up to `parts` packed batches of about as many tokens each."""
     rng = np.random.default_rng((settings.seed, step))
-    groups = [plan.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
+    if step < settings.steps:
+        groups = [plan.lesson(rng, step / settings.steps) for _ in range(settings.groups)]
+    else:
+        groups = [refining.lesson(rng) for _ in range(settings.groups)]
     dealt: list[list[packing.Encoded]] = [[] for _ in range(parts)]
     for group in sorted(packing.encode(groups, tokenizer), key=lambda g: -len(g.tokens)):
         min(dealt, key=lambda part: sum(len(g.tokens) for g in part)).append(group)
@@ -79,23 +95,26 @@ def train(settings: Pretrain, scratch: Path, track: Any = None, log: Any = None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     start = _resume(scratch, names, model, optimizer)
     model.train()
-    steps: Iterable[int] = range(start, settings.steps)
+    last, no = settings.steps + settings.refining_steps, tokenizer.convert_tokens_to_ids(prompts.NO)
+    steps: Iterable[int] = range(start, last)
     parameters = list(model.parameters())
     with open_lanes(model, min(torch.get_num_threads(), PARTS)) as lanes, ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(parts_of, start, settings, tokenizer)
-        for step in track(steps, settings.steps - start, "nano MLLM") if track else steps:
+        for step in track(steps, last - start, "nano MLLM") if track else steps:
+            if step == settings.steps:
+                optimizer.state.clear()  # the second part has a peak rate and lessons of its own
             parts = coming.result()
             coming = ahead.submit(parts_of, step + 1, settings, tokenizer)
-            total = sum(part["weights"].sum() for part in parts)
-            loss = lanes.accumulate(functools.partial(loss_of, model, total=total), parts, parameters)
+            total = sum(part["weights"].sum() + part["against"].sum() for part in parts)
+            loss = lanes.accumulate(functools.partial(loss_of, model, total=total, no=no), parts, parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, settings)
             optimizer.step()
             optimizer.zero_grad()
             if log and step % 50 == 0:
-                log.info("step %d of %d: loss %.4f", step, settings.steps, loss)
-            if (step + 1) % settings.checkpoint == 0 and step + 1 < settings.steps:
+                log.info("step %d of %d: loss %.4f", step, last, loss)
+            if (step + 1) % settings.checkpoint == 0 and step + 1 < last:
                 _save(scratch, step + 1, names, model, optimizer)
     return model.eval(), tokenizer
 

@@ -65,6 +65,8 @@ class Table:
     n: dict[str, int]
     tie_rule: str
     compare: dict[str, str]
+    protocol: str = ""
+    """A sentence on how long each row was trained."""
 
     def differs(self) -> bool:
         """Whether some row has a difference."""
@@ -84,7 +86,7 @@ def check_compare(compare: Mapping[str, str]) -> None:
             raise ConfigError(f"evaluate.compare.{model}: {row!r} is no published row{nearest(row, list(PUBLISHED))}")
 
 
-def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | None = None) -> Table:
+def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | None = None, protocol: str = "") -> Table:
     """From SCORES rows of all tasks and the tasks to show, in the table's order.
 
     `compare`: model key -> the published row (`published.PUBLISHED`) that it reproduces.  Raises ArtifactError where a model has no
@@ -106,7 +108,7 @@ def build(scores: pl.DataFrame, tasks: list[str], compare: Mapping[str, str] | N
         if means := {mean: published[mean] / 100 for mean in comparable if mean in published}:
             rows.append(Row(shown, "published", means, {}))
     rule = one_rule(scores, tasks, METRIC)
-    return Table(rows, list(tasks), n, rule, compare)
+    return Table(rows, list(tasks), n, rule, compare, protocol)
 
 
 def figures(scores: pl.DataFrame, metrics: Mapping[str, str], stage: str) -> tuple[dict[tuple[str, str], float], dict[str, int]]:
@@ -223,7 +225,9 @@ def means_markdown(table: Table) -> str:
     more = ["Difference"] if table.differs() else []
     cells = [[*_mean_cells(row), *(points(row.difference) for _ in more)] for row in table.rows]
     lines = grid(["model", "source", *HEADINGS.values(), *more], cells, text=2)
-    lines += ["", basis(table), "", f"Ties (`{table.tie_rule}`): {TIES[table.tie_rule]}.", "", comparison(table), ""]
+    lines += ["", basis(table), ""]
+    lines += [table.protocol, ""] if table.protocol else []
+    lines += [f"Ties (`{table.tie_rule}`): {TIES[table.tie_rule]}.", "", comparison(table), ""]
     lines += [note, ""] if (note := reproduction(table)) else []
     lines += ["Rows of this run:", "", *(f"- **{MODELS[key]}**: {text}" for key, text in ROWS.items()), ""]
     return "\n".join(lines)

@@ -1,0 +1,40 @@
+"""Under which protocol the table's embedders were trained: optimizer steps, and queries in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from unime.evaluate.tasks import MODELS
+
+TRAINED = ("in_batch", "hard_negatives", "unime_v2")
+"""The table's embedders that are trained, by the name of their section in the configuration."""
+
+
+class Training(NamedTuple):
+    """How long one embedder was trained: optimizer steps, queries in a step, and items (a query's own text or image counts as one) that
+    a query brings."""
+
+    steps: int
+    batch: int
+    items: int
+
+    @staticmethod
+    def of(steps: int, batch: int, negatives: int) -> Training:
+        """Of an embedder whose queries have one positive and so many mined negatives."""
+        return Training(steps, batch, 2 + negatives)
+
+
+def note(trainings: Mapping[str, Training]) -> str:
+    """One or two sentences for the table: whether the rows saw equally many queries, and how many items each saw.
+
+    `trainings` has one entry for each of TRAINED.  The paper compares rows at an equal number of queries.
+    """
+    lengths = {(training.steps, training.batch) for training in trainings.values()}
+    seen = [f"{MODELS[name]} {training.steps * training.batch * training.items:,}" for name, training in trainings.items()]
+    items = f"Items seen, since a query brings its negatives along: {', '.join(seen)}."
+    if len(lengths) == 1:
+        ((steps, batch),) = lengths
+        return f"Every trained embedder took {steps:,} steps of {batch:,} queries, as in the paper's comparison. {items}"
+    each = [f"{MODELS[name]} {training.steps:,} steps of {training.batch:,} queries" for name, training in trainings.items()]
+    return f"The trained embedders did not see equally many queries, so their rows compare more than the method: {'; '.join(each)}. {items}"
