@@ -28,7 +28,6 @@ from unime.lanes import open_lanes
 from unime.nano import card, packing, plan, probe, refining
 from unime.nano import model as nano_model
 
-
 CONSTANT = {"first": 4 / 5, "second": 1 / 3}
 """Share of each part of training that keeps the peak learning rate; the rest goes down to zero."""
 
