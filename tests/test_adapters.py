@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import families
 import pytest
 import torch
-from families import apart, image
+from families import apart, image, plain_positions
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -233,7 +233,7 @@ def inputs(folder, model: nn.Module) -> dict[str, torch.Tensor]:
     ids = [*words.encode("Represent the "), *[words.convert_tokens_to_ids(families.IMAGE[kind])] * count, *words.encode(" red ring")]
     made = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **found}
     if kind.startswith("qwen"):
-        made["mm_token_type_ids"] = (made["input_ids"] == words.convert_tokens_to_ids(families.IMAGE[kind])).int()
+        made["position_ids"] = plain_positions(made["attention_mask"])  # of raw text; transformers would count in two dimensions
     return made
 
 
