@@ -26,8 +26,8 @@ PREFIX = "base_model.model."
 FILE = "adapter_model.safetensors"
 
 
-def settings(dora: bool = True, rank: int = 4) -> SimpleNamespace:
-    return SimpleNamespace(rank=rank, alpha=8, dropout=0.1, dora=dora, init="gaussian")
+def settings(dora: bool = True, rank: int = 4, targets: str | list[str] = "language") -> SimpleNamespace:
+    return SimpleNamespace(rank=rank, alpha=8, dropout=0.1, dora=dora, init="gaussian", targets=targets)
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -147,7 +147,7 @@ def old_adapter(name: str, out, place, **changes):
 def test_an_adapter_of_the_older_layout_loads(name, folder, trained, tmp_path):
     """However it says which layers it goes into: by their own names, by a pattern, by full names."""
     backbone, out = trained
-    wanted, pattern = vectors(backbone), backbones.load(folder, models=MODELS).lora_targets()
+    wanted, pattern = vectors(backbone), lora.targets(backbones.load(folder, models=MODELS).model, "language")
     assert pattern.startswith(r"model\.language_model\.layers")
     then = families.older(name, "model.language_model.layers.").rstrip(".").replace(".", r"\.")
     own = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
