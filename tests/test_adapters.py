@@ -207,14 +207,20 @@ def test_adapters_that_do_not_fit_are_named(folder, trained, tmp_path):
     refused("no such adapter folder")
 
 
-def test_an_adapter_of_the_vision_tower_is_merged_and_not_trained(folder, tmp_path):
+def test_an_adapter_of_the_tower_is_merged_or_trained_and_one_of_the_head_is_merged_only(folder, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(folder)
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "language_model" not in n and "head" not in n][-2:]
-    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=linears))).save_pretrained(str(tmp_path), save_embedding_layers=False)
-    merged, base = (vectors(backbones.load(folder, adapter=adapter, models=MODELS)) for adapter in (tmp_path, None))
+    place = tmp_path / "tower"
+    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=linears))).save_pretrained(str(place), save_embedding_layers=False)
+    merged, base = (vectors(backbones.load(folder, adapter=adapter, models=MODELS)) for adapter in (place, None))
     assert apart(merged[:1], base[:1]) == 0 and apart(merged[1:], base[1:]) > 1e-3
-    with pytest.raises(ModelError, match="is outside the language model, which alone is trained here"):
-        backbones.load(folder, adapter=tmp_path, models=MODELS, train=True)
+    again = backbones.load(folder, adapter=place, models=MODELS, train=True)
+    again.model.eval()
+    assert again.trains_images and apart(vectors(again), merged) < 1e-5
+    model, place = AutoModelForImageTextToText.from_pretrained(folder), tmp_path / "head"
+    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))).save_pretrained(str(place), save_embedding_layers=False)
+    with pytest.raises(ModelError, match="is of the language model's head, which is not trained here"):
+        backbones.load(folder, adapter=place, models=MODELS, train=True)
 
 
 # Exports

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import get_scheduler
 from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, write_data
+from transformers import get_scheduler
 
 from unime import backbones, lanes
 from unime.data.items import Items
