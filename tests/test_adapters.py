@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import families
 import pytest
@@ -17,9 +18,10 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from unime import backbones
-from unime.backbones import ModelError, lora
+from unime.backbones import ModelError, lora, usage
 from unime.backbones.export import export
 from unime.data.items import Content
+from unime.train import card
 
 MODELS = families.MODELS
 PREFIX = "base_model.model."
@@ -263,6 +265,33 @@ def test_an_adapter_and_its_merged_export_give_the_same_embeddings_in_plain_tran
     assert apart(found, wanted) < 1e-5
     tied = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     assert tied == (name == "qwen2_vl")
+
+
+@torch.no_grad()
+def test_the_code_of_an_exports_card_embeds_as_we_do(name, folder, trained, tmp_path, monkeypatch):
+    """The card's Python is run as it stands there, in the exported folder: it knows transformers and nothing of this project."""
+    text = card.exported("unime_v2", "---\nbase_model: x\n---\n\n# unime_v2\n", {}, "0000000", usage.embedding(folder))
+    out = tmp_path / "merged"
+    export(folder, trained[1], out, models=MODELS, card=text)
+    code = (out / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert "unime" not in code and code.count("def embed(") == 1
+    monkeypatch.chdir(out)
+    card_of: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), card_of)
+    items = [
+        (Content("a small red ring", None), 0),
+        (Content("<|image_1|>\nWhat color is it?\n", image(130, 70)), 0),
+        (Content("Find it: <|image_1|> here, please", image(60, 200, 1)), 112),
+        (Content("a picture without a mark", image(90, 90, 2)), 0),
+    ]
+    found, moved = [], []
+    for content, side in items:
+        backbone = backbones.load(out, models=MODELS, image_size=side)
+        wanted = backbone.embed(backbone.collate([backbone.item_prompt(content)]))[0]
+        found.append(card_of["embed"](content.text, content.image, side))
+        assert apart(found[-1], wanted) < 1e-5
+        moved.append(apart(found[-1], found[0]))
+    assert min(moved[1:]) > 1e-2, "all items embed alike: nothing is compared"
 
 
 def test_an_export_is_a_whole_folder_and_opens_as_model_and_as_adapter(name, folder, trained, tmp_path):

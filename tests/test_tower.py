@@ -96,7 +96,7 @@ def test_a_list_of_name_endings_is_pefts_too(family, tmp_path):
     ("asked", "match"),
     [
         (["nothing_proj"], r"\['nothing_proj'\] are the end of no layer's name in this model; use 'language' or 'public'"),
-        (["q_proj", "lm_head"], "lm_head is the head of the language model"),
+        (["q_proj", "lm_head"], "lm_head is the language model's head"),
         (["q_proj", "embed_tokens"], "embed_tokens is a Embedding; adapters go into linear layers only"),
     ],
 )

@@ -47,7 +47,7 @@ def targets(model: nn.Module, asked: str | Sequence[str]) -> str | list[str]:
         if not isinstance(module, nn.Linear):
             raise ValueError(f"train.lora.targets: {name} is a {type(module).__name__}; adapters go into linear layers only")
         if not name.startswith(inner):
-            raise ValueError(f"train.lora.targets: {name} is the head of the language model, which an embedding does not pass; leave it out")
+            raise ValueError(f"train.lora.targets: {name} is the language model's head, which an embedding does not pass; leave it out")
     return endings
 
 

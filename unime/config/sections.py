@@ -137,8 +137,8 @@ class Lora(Section):
     dora: bool = Field(description="weight-decomposed LoRA, as in the public code")
     init: Literal["gaussian", "default"]
     targets: Literal["public", "language"] | Annotated[list[Ending], Field(min_length=1)] = Field(
-        description="layers with adapters: language (all linear layers of the language model), public (the public code's list, matched with "
-        "the end of a layer's name; of LLaVA-OneVision and Qwen2.5-VL that includes layers of the vision tower), or a list of name endings"
+        description="layers with adapters: language (all linear layers of the language model), public (the public code's list, matched "
+        "with the end of a layer's name; of LLaVA-OneVision and Qwen2.5-VL that includes layers of the vision tower), or a list of endings"
     )
 
 
