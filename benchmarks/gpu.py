@@ -49,7 +49,7 @@ TEXT = {
 EYES = {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 1536}
 SIDE, TOKENS = 448, 1 << 15
 """Pixels of a picture's side (256 tokens, 1,024 patches), and tokens of a forward pass."""
-LORA = SimpleNamespace(rank=16, alpha=64, dropout=0.1, dora=True, init="gaussian")  # the public code's
+LORA = SimpleNamespace(rank=16, alpha=64, dropout=0.1, dora=True, init="gaussian", targets="language")  # the public code's but for targets
 QUERIES, NEGATIVES = 64, 8
 WAYS = (("lean", False, 8), ("lean", True, 64), ("peft's", False, 4))
 """Layers, gradient checkpointing, and queries of a micro-batch."""

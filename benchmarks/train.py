@@ -23,7 +23,7 @@ from harness import Section, child, main, peak, ratio, turns
 from unime import artifacts
 
 QUERIES, NEGATIVES, CHUNK = 16, 8, 2
-LORA = SimpleNamespace(rank=16, alpha=64, dropout=0.0, dora=True, init="gaussian")
+LORA = SimpleNamespace(rank=16, alpha=64, dropout=0.0, dora=True, init="gaussian", targets="language")
 WAYS = {"dense, 16": ("dense", QUERIES), "lean, 16": ("lean", QUERIES), "lean, 1": ("lean", 1)}
 """Ours: LoRA layers (`dense` is what a small float32 model gets on a CPU), and queries of a micro-batch."""
 

@@ -135,6 +135,7 @@ def _qwen(words: Qwen2Tokenizer, kind: type, tied: bool, vision: dict[str, objec
         vision_config=vision | {"depth": 3, "num_heads": 4, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
         image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
         tie_word_embeddings=tied,
     )
 
@@ -202,6 +203,14 @@ def older(name: str, key: str) -> str:
 
 def image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def plain_positions(mask: torch.Tensor) -> torch.Tensor:
+    """(3, B, L): every token of a sequence one further than the one before it, 0 where there is padding; `mask` (B, L)."""
+    positions = torch.zeros(3, *mask.shape, dtype=torch.long)
+    for row, present in enumerate(mask.bool()):
+        positions[:, row, present] = torch.arange(int(present.sum()))
+    return positions
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -6,28 +6,30 @@ import functools
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import families
 import pytest
 import torch
-from families import apart, image
+from families import apart, image, plain_positions
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from unime import backbones
-from unime.backbones import ModelError, lora
+from unime.backbones import ModelError, lora, usage
 from unime.backbones.export import export
 from unime.data.items import Content
+from unime.train import card
 
 MODELS = families.MODELS
 PREFIX = "base_model.model."
 FILE = "adapter_model.safetensors"
 
 
-def settings(dora: bool = True, rank: int = 4) -> SimpleNamespace:
-    return SimpleNamespace(rank=rank, alpha=8, dropout=0.1, dora=dora, init="gaussian")
+def settings(dora: bool = True, rank: int = 4, targets: str | list[str] = "language") -> SimpleNamespace:
+    return SimpleNamespace(rank=rank, alpha=8, dropout=0.1, dora=dora, init="gaussian", targets=targets)
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -147,7 +149,7 @@ def old_adapter(name: str, out, place, **changes):
 def test_an_adapter_of_the_older_layout_loads(name, folder, trained, tmp_path):
     """However it says which layers it goes into: by their own names, by a pattern, by full names."""
     backbone, out = trained
-    wanted, pattern = vectors(backbone), backbones.load(folder, models=MODELS).lora_targets()
+    wanted, pattern = vectors(backbone), lora.targets(backbones.load(folder, models=MODELS).model, "language")
     assert pattern.startswith(r"model\.language_model\.layers")
     then = families.older(name, "model.language_model.layers.").rstrip(".").replace(".", r"\.")
     own = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -207,14 +209,20 @@ def test_adapters_that_do_not_fit_are_named(folder, trained, tmp_path):
     refused("no such adapter folder")
 
 
-def test_an_adapter_of_the_vision_tower_is_merged_and_not_trained(folder, tmp_path):
+def test_an_adapter_of_the_tower_is_merged_or_trained_and_one_of_the_head_is_merged_only(folder, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(folder)
     linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "language_model" not in n and "head" not in n][-2:]
-    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=linears))).save_pretrained(str(tmp_path), save_embedding_layers=False)
-    merged, base = (vectors(backbones.load(folder, adapter=adapter, models=MODELS)) for adapter in (tmp_path, None))
+    place = tmp_path / "tower"
+    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=linears))).save_pretrained(str(place), save_embedding_layers=False)
+    merged, base = (vectors(backbones.load(folder, adapter=adapter, models=MODELS)) for adapter in (place, None))
     assert apart(merged[:1], base[:1]) == 0 and apart(merged[1:], base[1:]) > 1e-3
-    with pytest.raises(ModelError, match="is outside the language model, which alone is trained here"):
-        backbones.load(folder, adapter=tmp_path, models=MODELS, train=True)
+    again = backbones.load(folder, adapter=place, models=MODELS, train=True)
+    again.model.eval()
+    assert again.trains_images and apart(vectors(again), merged) < 1e-5
+    model, place = AutoModelForImageTextToText.from_pretrained(folder), tmp_path / "head"
+    perturbed(get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))).save_pretrained(str(place), save_embedding_layers=False)
+    with pytest.raises(ModelError, match="is of the language model's head, which is not trained here"):
+        backbones.load(folder, adapter=place, models=MODELS, train=True)
 
 
 # Exports
@@ -233,7 +241,7 @@ def inputs(folder, model: nn.Module) -> dict[str, torch.Tensor]:
     ids = [*words.encode("Represent the "), *[words.convert_tokens_to_ids(families.IMAGE[kind])] * count, *words.encode(" red ring")]
     made = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **found}
     if kind.startswith("qwen"):
-        made["mm_token_type_ids"] = (made["input_ids"] == words.convert_tokens_to_ids(families.IMAGE[kind])).int()
+        made["position_ids"] = plain_positions(made["attention_mask"])  # of raw text; transformers would count in two dimensions
     return made
 
 
@@ -257,6 +265,33 @@ def test_an_adapter_and_its_merged_export_give_the_same_embeddings_in_plain_tran
     assert apart(found, wanted) < 1e-5
     tied = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     assert tied == (name == "qwen2_vl")
+
+
+@torch.no_grad()
+def test_the_code_of_an_exports_card_embeds_as_we_do(name, folder, trained, tmp_path, monkeypatch):
+    """The card's Python is run as it stands there, in the exported folder: it knows transformers and nothing of this project."""
+    text = card.exported("unime_v2", "---\nbase_model: x\n---\n\n# unime_v2\n", {}, "0000000", usage.embedding(folder))
+    out = tmp_path / "merged"
+    export(folder, trained[1], out, models=MODELS, card=text)
+    code = (out / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert "unime" not in code and code.count("def embed(") == 1
+    monkeypatch.chdir(out)
+    card_of: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), card_of)
+    items = [
+        (Content("a small red ring", None), 0),
+        (Content("<|image_1|>\nWhat color is it?\n", image(130, 70)), 0),
+        (Content("Find it: <|image_1|> here, please", image(60, 200, 1)), 112),
+        (Content("a picture without a mark", image(90, 90, 2)), 0),
+    ]
+    found, moved = [], []
+    for content, side in items:
+        backbone = backbones.load(out, models=MODELS, image_size=side)
+        wanted = backbone.embed(backbone.collate([backbone.item_prompt(content)]))[0]
+        found.append(card_of["embed"](content.text, content.image, side))
+        assert apart(found[-1], wanted) < 1e-5
+        moved.append(apart(found[-1], found[0]))
+    assert min(moved[1:]) > 1e-2, "all items embed alike: nothing is compared"
 
 
 def test_an_export_is_a_whole_folder_and_opens_as_model_and_as_adapter(name, folder, trained, tmp_path):

@@ -12,7 +12,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from families import apart, image
+from families import apart, image, plain_positions
 from torch import nn
 from transformers import InternVLConfig, LlavaOnevisionConfig
 from transformers.models.internvl.processing_internvl import InternVLProcessor
@@ -51,6 +51,14 @@ def shown(backbone):
         backbone._prompt(backbone.IMAGE_TOKEN * 2 + " two", [image(84, 56, 2), image(28, 28, 3)]),
         backbone.chat_prompt(["Query:", image(56, 56, 4), " Candidate:", "a blue square", image(300, 240, 5)]),
     ]
+
+
+def given(backbone, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch for transformers' own forward pass, which has to be told that raw text has plain positions (`test_positions`)."""
+    three_axes = hasattr(backbone.core, "get_rope_index")
+    if three_axes and not (batch["input_ids"] == backbone.vision_start).any():
+        return batch | {"position_ids": plain_positions(batch["attention_mask"])}
+    return batch
 
 
 def told(backbone, sizes) -> list[int]:
@@ -192,14 +200,14 @@ def test_padding_side_batch_and_order_change_no_embedding(name, backbone, shown)
 
 @torch.no_grad()
 def test_pooling_is_after_the_final_norm(name, backbone, shown):
-    """Against the model's own forward pass, which places features and computes positions itself."""
+    """Against the model's own forward pass, which places features itself."""
     norm = backbone.core.language_model.norm
     kept, seen, worst = norm.weight.clone(), {}, 0.0
     norm.weight.copy_(torch.linspace(0.1, 2, len(kept)))  # all ones would leave normalised rows as they were
     hook = norm.register_forward_hook(lambda _, given, out: seen.update(before=given[0], after=out))
     for prompt in [*shown[:3], shown[4]]:
         batch = backbone.collate([prompt])
-        own = backbone.model.model(**batch).last_hidden_state
+        own = backbone.model.model(**given(backbone, batch)).last_hidden_state
         assert torch.equal(own, seen["after"])
         found = backbone.embed(batch)[0]
         worst = max(worst, apart(found, nn.functional.normalize(own[0, -1], dim=0)))
@@ -210,30 +218,13 @@ def test_pooling_is_after_the_final_norm(name, backbone, shown):
     assert worst < 1e-6
 
 
-@torch.no_grad()
-def test_positions_are_the_models_own(name, backbone, shown):
-    """transformers takes two adjacent images for one, so the fourth prompt is left to the next test."""
+def test_positions_of_items_count_their_tokens(backbone, shown):
+    """Plain in every family; chat prompts of the two that have three axes are in `test_positions`."""
     for side in ("left", "right"):
-        batch = backbone.collate([*shown[:3], shown[4]], side=side)
+        batch = backbone.collate(shown[:4], side=side)
         found = backbone.positions(batch)
-        if hasattr(backbone.core, "get_rope_index"):
-            names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-            own, _ = backbone.core.get_rope_index(**{key: batch[key] for key in names})
-            assert torch.equal(found, own) and len(own.unique(dim=0)) == 3, "no image moved the three axes apart"
-        else:
-            assert found.shape == batch["input_ids"].shape
-            for row, mask in zip(found, batch["attention_mask"], strict=True):
-                assert row[mask == 1].tolist() == list(range(int(mask.sum()))) and not row[mask == 0].any()
-
-
-def test_positions_of_two_adjacent_images(backbone, shown):
-    ids = backbone.encode(shown[3]).ids
-    found = backbone.positions(backbone.collate([shown[3]]))
-    if not hasattr(backbone.core, "get_rope_index"):
-        assert found.tolist() == [[*range(len(ids))]]
-        return
-    rest = [*range(4, 4 + len(ids) - 7)]  # after 2 x 3 tokens and 1 x 1 token
-    assert found[:, 0].tolist() == [[0] * 6 + [3] + rest, [0, 0, 0, 1, 1, 1, 3, *rest], [0, 1, 2, 0, 1, 2, 3, *rest]]
+        wanted = plain_positions(batch["attention_mask"])
+        assert torch.equal(found, wanted if found.ndim == 3 else wanted[0])
 
 
 @torch.no_grad()
@@ -263,7 +254,7 @@ def test_half_precision_is_near_full(folder, backbone, shown):
 def test_answer_logits_are_rows_of_the_full_logits(backbone, shown):
     ids = [backbone.token("Yes"), backbone.token("No"), 7]
     for prompt in [*shown[:3], shown[4]]:
-        full = backbone.model(**backbone.collate([prompt])).logits[:, -1]
+        full = backbone.model(**given(backbone, backbone.collate([prompt]))).logits[:, -1]
         found = backbone.answer_logits(backbone.collate([prompt]), ids)
         assert found.shape == (1, 3) and apart(found, full[:, ids]) < 1e-5
     assert found.std() > 0
@@ -277,7 +268,7 @@ def test_likelihoods_are_those_of_the_full_logits(backbone, shown):
         found, losses = backbone.log_likelihood(batch), backbone.sequence_loss(batch)
         for row, (prompt, answer) in enumerate(zip(chosen, answers, strict=True)):
             single = backbone.collate([prompt], [answer])
-            own = backbone.model(**single).loss.item()  # transformers' mean over the labels
+            own = backbone.model(**given(backbone, single)).loss.item()  # transformers' mean over the labels
             count = int((single["labels"] != -100).sum())
             assert losses[row].item() == pytest.approx(own, abs=1e-5)
             assert found[row].item() == pytest.approx(-own * count, abs=1e-4)

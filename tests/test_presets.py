@@ -50,6 +50,7 @@ def test_a_preset_is_the_papers_run(path: Path) -> None:
     assert (found.retrieve.k, found.mine.beta, found.mine.negatives, found.mine.interval) == (50, 0.01, 10, 5)
     lora, new = found.train.lora, found.train.unime_v2
     assert (lora.rank, lora.alpha, lora.dropout, lora.dora, lora.init) == (16, 64, 0.1, True, "gaussian")
+    assert (lora.targets, found.train.reranker.lora.targets) == ("public", "language")
     assert (new.steps, new.batch, new.warmup, new.decay, new.tau, new.negatives) == (2000, 1024, 200, "linear", 0.02, 8)
     llava = "llava" in path.stem
     assert (new.lr, found.train.image_size) == ((2e-5, 336) if llava else (1e-4, 672))

@@ -111,6 +111,18 @@ def test_two_processes_are_one_dropout_included(folder, nano, tmp_path, kind, wa
         assert np.abs(one - two).max() < 1e-3 and one.std(axis=0).max() > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp", "fsdp, lean layers, checkpointed", "deepspeed"])
+def test_two_processes_are_one_where_the_vision_tower_is_trained(folder, family, tmp_path, way):
+    changes = WAYS[way] | {"micro": 2, "lora__dropout": 0.1, "lora__targets": "public"}
+    model = family("llava_onevision")
+    train("unime_v2", folder, model, tmp_path / "one", tmp_path / "a", **changes)
+    processes(2, "unime_v2", folder, model, tmp_path / "two", tmp_path / "b", **changes)
+    same(tmp_path / "one", tmp_path / "two")
+    names = load_file(tmp_path / "two" / "adapter_model.safetensors")
+    assert any("vision_tower" in name for name in names), "no adapter in the tower: nothing is tested"
+
+
 SHARDED = """
 import sys
 from pathlib import Path

@@ -298,18 +298,21 @@ class Backbone:
 
     # LoRA
 
-    def lora_targets(self) -> str:
-        """A pattern of the full names of the language model's linear layers: no vision tower, no projector, no head."""
-        return adapters.targets(self.model, self.core.language_model)
-
     def layers(self) -> list[nn.Module]:
         """The language model's decoder layers."""
         return list(self.core.language_model.layers)
 
     def checkpoint_layers(self) -> None:
-        """In training keep each layer's input only, and run the layer again on the way back: less memory for one more forward pass."""
-        self.core.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        """In training keep the input of each layer with a graph only, and run the layer again on the way back: less memory for one more
+        forward pass."""
+        layered = self.core if self.trains_images else self.core.language_model
+        layered.gradient_checkpointing_enable({"use_reentrant": False})
 
     def add_lora(self, lora: Any, seed: int) -> None:
-        """Put trainable LoRA (or DoRA) layers of config section `lora` into the language model, drawn from `seed`."""
-        self.model = adapters.add(self.model, self.lora_targets(), lora, seed, self.device)
+        """Put trainable LoRA (or DoRA) layers of config section `lora` where its `targets` say, drawn from `seed`."""
+        self.model = adapters.add(self.model, lora, seed, self.device)
+
+    @property
+    def trains_images(self) -> bool:
+        """Whether a weight that turns an image into features is trained: then features need a graph, and each step changes them."""
+        return adapters.trained_outside(self.core.language_model, self.core)

@@ -1,5 +1,7 @@
 """LoRA and DoRA adapters: which layers they go into, new ones, and ones that were trained here or elsewhere.
 
+`targets` answers to config key train.lora.targets, and peft does the matching, so that `public` picks what the public code picks.
+
 An adapter made with an older transformers names the layers of its time (`model.layers...` for Qwen2-VL's language model, now
 `model.language_model.layers...`).  Its tensors are renamed as transformers renames the weights of a model folder of that time; peft
 does so for some model types only.  What was refused: loading an adapter of which a single tensor has no place, or a place no tensor.
@@ -8,6 +10,7 @@ does so for some model types only.  What was refused: loading an adapter of whic
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +22,77 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from unime.backbones.files import ModelError
 
+PUBLIC = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "k_proj", "q_proj", "out_proj", "v_proj")
+"""The public code's targets (Embedding/src/arguments.py, as VLM2Vec's), which peft matches with the end of a module's name.  Of Qwen2-VL
+that is q, k, v, o and down of the language model, and nothing of the vision tower."""
+
 PREFIX = "base_model.model."
 _PART = re.compile(r"\.lora_(A|B|magnitude_vector|embedding_A|embedding_B)(\.|$)")
 
 
-def targets(model: nn.Module, language_model: nn.Module) -> str:
+def targets(model: nn.Module, asked: str | Sequence[str]) -> str | list[str]:
+    """What peft is told to adapt in `model`: a pattern of full names, or name endings in alphabetical order.
+
+    `asked` is `language` (all linear layers in the language model's layers), `public` (`PUBLIC`), or name endings.  Raises ValueError
+    where they name no layer, one that is not linear, or one outside `model.model` such as the language model's head.
+    """
+    if asked == "language":
+        return _all_linear(model, model.model.language_model)
+    endings = sorted(set(PUBLIC if asked == "public" else asked))
+    found = matched(model, endings)
+    if not found:
+        raise ValueError(f"train.lora.targets {endings} are the end of no layer's name in this model; use 'language' or 'public'")
+    inner = _name(model, model.model) + "."
+    for name, module in found.items():
+        if not isinstance(module, nn.Linear):
+            raise ValueError(f"train.lora.targets: {name} is a {type(module).__name__}; adapters go into linear layers only")
+        if not name.startswith(inner):
+            raise ValueError(f"train.lora.targets: {name} is the language model's head, which an embedding does not pass; leave it out")
+    return endings
+
+
+def matched(model: nn.Module, endings: Sequence[str]) -> dict[str, nn.Module]:
+    """The modules that peft finds by name endings: those of this name, or with this name behind a dot."""
+    ends = tuple("." + ending for ending in endings)
+    return {name: module for name, module in model.named_modules() if name in endings or name.endswith(ends)}
+
+
+def trained_outside(part: nn.Module, whole: nn.Module) -> bool:
+    """Whether a parameter of `whole` that is none of `part`'s is trained."""
+    inside = set(part.parameters())
+    return any(parameter.requires_grad and parameter not in inside for parameter in whole.parameters())
+
+
+def _all_linear(model: nn.Module, language_model: nn.Module) -> str:
     """A pattern of the full names of all linear layers in the layers of `language_model`, a part of `model`."""
     language = _name(model, language_model)
     found = {name.split(".", 2)[2] for name, module in language_model.named_modules() if isinstance(module, nn.Linear)}
     return rf"{re.escape(language)}\.layers\.\d+\.({'|'.join(re.escape(name) for name in sorted(found))})"
 
 
-def add(model: nn.Module, pattern: str, lora: Any, seed: int, device: torch.device) -> nn.Module:
-    """The model with trainable layers of config section `lora`, drawn from `seed`; torch's random state stays as it was."""
+def add(model: nn.Module, lora: Any, seed: int, device: torch.device) -> nn.Module:
+    """The model with trainable layers of config section `lora`, drawn from `seed`; torch's random state stays as it was.
+
+    Raises ValueError as `targets` does.
+    """
     from peft import LoraConfig, get_peft_model
 
+    chosen = targets(model, lora.targets)
     settings = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_dora=lora.dora,
         init_lora_weights="gaussian" if lora.init == "gaussian" else True,
-        target_modules=pattern,
+        target_modules=chosen,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return get_peft_model(model, settings)
+        adapted = get_peft_model(model, settings)
+    # peft keeps a list as a set, whose order differs from process to process, and so would adapter_config.json
+    adapted.peft_config["default"].target_modules = chosen
+    return adapted
 
 
 def attach(model: nn.Module, folder: Path, base: Path, train: bool) -> nn.Module:
@@ -82,10 +129,11 @@ def attach(model: nn.Module, folder: Path, base: Path, train: bool) -> nn.Module
         raise ModelError(f"{folder}: the adapter does not fit {base} ({error}); use the model that it was trained on") from error
     if not train:
         return adapted.merge_and_unload().requires_grad_(False).eval()
-    language = _name(model, model.model.language_model) + "."
-    if outside := [key for key in sorted(tensors) if not _split(key)[0].startswith(language)]:
+    inner = _name(model, model.model) + "."
+    outside = [key for key in sorted(tensors) if not _split(key)[0].startswith(inner)]
+    if outside:
         raise ModelError(
-            f"{folder}: {outside[0]} is outside the language model, which alone is trained here; export the adapter merged and train on "
+            f"{folder}: {outside[0]} is of the language model's head, which is not trained here; export the adapter merged and train on "
             "the export"
         )
     return adapted

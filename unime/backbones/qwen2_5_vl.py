@@ -1,5 +1,5 @@
-"""Qwen2.5-VL: as Qwen2-VL, with a vision tower that attends in windows.  A still image's positions are Qwen2-VL's: the time scale that
-the model adds applies to videos only."""
+"""Qwen2.5-VL: as Qwen2-VL, with a vision tower that attends in windows.  Positions are Qwen2-VL's, in chat prompts and in raw text: the
+time scale that the model adds applies to videos only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,15 @@
-"""Qwen2-VL: images of any size as 28-pixel tokens, three-dimensional positions."""
+"""Qwen2-VL: images of any size as 28-pixel tokens; three-dimensional positions in chat prompts, plain ones in raw text.
+
+VLM2Vec and UniME-V2 feed raw text in which `<|image_pad|>` stands without `<|vision_start|>` (public code,
+Embedding/src/model_utils.py, `vlm_image_tokens`).  The transformers of their time looked for images behind vision starts only, found
+none, and counted all tokens on by one.  Their published weights were trained so.  transformers 5 takes every image token for an image
+(`mm_token_type_ids`) and would give such a prompt other positions.  Here the older reading decides, so the rule follows from the tokens:
+a chat template writes vision starts and gets the model's own positions, raw text gets plain ones.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +27,12 @@ class Qwen2VL(Backbone):
     MODEL = Qwen2VLForConditionalGeneration
     IMAGE_PROCESSOR = Qwen2VLImageProcessorPil
     IMAGE_TOKEN = "<|image_pad|>"
+    VISION_START = "<|vision_start|>"
+
+    @functools.cached_property
+    def vision_start(self) -> int:
+        """The id of the token that introduces an image in a chat prompt."""
+        return self.token(self.VISION_START)
 
     def _tokens(self, height: int, width: int) -> int:
         return self.processor.get_number_of_image_patches(height, width) // self.processor.merge_size**2
@@ -35,26 +49,30 @@ class Qwen2VL(Backbone):
         return torch.cat(self.core.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True).pooler_output)
 
     def positions(self, batch: dict[str, Tensor]) -> Tensor:
-        """(3, B, L) int64 temporal, height and width positions, as the model's own `get_rope_index` has them, in fewer operations.
+        """(3, B, L) int64 temporal, height and width positions.
 
-        Text counts on by one; an image of h x w tokens that starts at position p has (p, p + row, p + column), and the text after it
-        goes on at p + max(h, w).
+        Text counts on by one, and so does an image without a vision start before it.  An image of h x w tokens behind a vision start at
+        position p - 1 has (p, p + row, p + column), and the text after it goes on at p + max(h, w), as the model's own `get_rope_index`
+        has it.  Which image tokens have pixels is read from `mm_token_type_ids`; any other image token is text.
         """
-        mask = batch["attention_mask"]
-        positions = super().positions(batch).repeat(3, 1, 1)
         if "image_grid_thw" not in batch:
-            return positions
+            return super().positions(batch).repeat(3, 1, 1)
+        here = {name: batch[name].cpu() for name in ("input_ids", "attention_mask", "mm_token_type_ids", "image_grid_thw")}
         merge = self.core.config.vision_config.spatial_merge_size
-        found, mask = positions.cpu().numpy(), mask.cpu().numpy()
-        rows, columns = (batch["mm_token_type_ids"].cpu().numpy() == 1).nonzero()
-        at = 0
-        for time, height, width in (batch["image_grid_thw"].cpu().numpy() // [1, merge, merge]).tolist():
+        ids, mask = here["input_ids"].numpy(), here["attention_mask"].numpy()
+        grids = (here["image_grid_thw"].numpy() // [1, merge, merge]).tolist()
+        rows, columns = (here["mm_token_type_ids"].numpy() == 1).nonzero()
+        found = super().positions(here).repeat(3, 1, 1).numpy()
+        at = 0  # of the image's first token among all tokens of images
+        for time, height, width in grids:
             row, first, count = rows[at], columns[at], time * height * width
+            at += count
+            if first == 0 or ids[row, first - 1] != self.vision_start:
+                continue
             start = found[0, row, first]
             t, h, w = torch.meshgrid(torch.arange(time), torch.arange(height), torch.arange(width), indexing="ij")
             for axis, steps in enumerate((t, h, w)):
                 found[axis, row, first : first + count] = start + steps.reshape(-1).numpy()
             after = slice(first + count, None)
             found[:, row, after] -= (count - max(height, width)) * mask[row, after]
-            at += count
-        return torch.from_numpy(found).to(positions.device)
+        return torch.from_numpy(found).to(batch["input_ids"].device)

@@ -128,12 +128,20 @@ class Mine(Section):
     order: Literal["similarity", "score"] = Field(description="the order in which candidates are taken")
 
 
+Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
+"""The end of a layer's name, in whole parts: `q_proj`, `self_attn.q_proj`."""
+
+
 class Lora(Section):
     rank: Positive
     alpha: Positive
     dropout: Annotated[float, Field(ge=0, lt=1)]
     dora: bool = Field(description="weight-decomposed LoRA, as in the public code")
     init: Literal["gaussian", "default"]
+    targets: Literal["public", "language"] | Annotated[list[Ending], Field(min_length=1)] = Field(
+        description="layers with adapters: language (all linear layers of the language model), public (the public code's list, matched "
+        "with the end of a layer's name; of LLaVA-OneVision and Qwen2.5-VL that includes layers of the vision tower), or a list of endings"
+    )
 
 
 class Optimizer(Section):

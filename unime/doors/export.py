@@ -13,11 +13,13 @@ from unime.job import Job
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
-    from unime.backbones import export
+    from unime.backbones import export, usage
     from unime.train import card
 
     adapter, base, metrics = inputs
-    text = card.exported(str(job.item), (adapter / "README.md").read_text(encoding="utf-8"), artifacts.read_json(metrics), commit())
+    own_card = (adapter / "README.md").read_text(encoding="utf-8")
+    how = None if job.item == "reranker" else usage.embedding(base)
+    text = card.exported(str(job.item), own_card, artifacts.read_json(metrics), commit(), how)
     # Weights are added, nothing runs.
     models = SimpleNamespace(dtype=config.models.dtype, device="cpu", attention="sdpa", max_length=config.models.max_length)
     export.export(base, adapter, outputs[0], models=models, card=text)

@@ -2,7 +2,8 @@
 
 1. A measurement runs on one prompt first (warm-up), then on two or four times as many, as long as that fits its share of the time.
 2. What was computed last, the largest, gives the rate; it is repeated while there is time.
-3. Trainers and the judge keep what the vision tower made of an image, so its time an image is measured apart.
+3. Trainers and the judge keep what a frozen vision tower made of an image, so its time an image is measured apart.  A tower that is
+   trained runs inside the passes, and its time is in their rate.
 A measurement of seconds knows nothing of a machine that grows hot or is shared: what comes out is an estimate.
 """
 

@@ -55,10 +55,10 @@ def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str],
     )
 
 
-def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, float]], commit: str) -> str:
-    """The card of merged weights: the adapter's card under another heading, with the run's scores and the code's commit.
+def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, float]], commit: str, usage: str | None = None) -> str:
+    """The card of merged weights: the adapter's card under another heading, with the run's scores, how to use it, and the code's commit.
 
-    `metrics` is metrics.json (model key -> mean -> percent).
+    `metrics` is metrics.json (model key -> mean -> percent), `usage` Markdown without a heading.
     """
     body = adapter_card.split("---\n", 2)[2].lstrip()
     base = next((row for row in adapter_card.splitlines() if row.startswith("base_model:")), "")
@@ -66,6 +66,7 @@ def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, fl
     scores = "\n".join(f"| {mean} | {value:.2f} |" for _, means in rows for mean, value in means.items())
     about = "Percent, means of this run's tables: Precision@1; short and long captions Recall@1; compositional accuracy."
     found = f"## Scores\n\n{about}\n\n| mean | value |\n|---|---:|\n{scores}\n" if scores else ""
+    found += f"\n## Use\n\n{usage}\n" if usage else ""
     return (
         f"---\nlibrary_name: transformers\n{base}\n---\n\n{body.rstrip()}\n\n{found}\n## Weights\n\nThe adapter is merged into the base "
         f"model: `from_pretrained` of this folder needs no adapter.  Made by commit `{commit}` of the pipeline.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -11,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unime.backbones import Backbone, Encoded
+from unime.backbones import Backbone, Encoded, Picture
 from unime.shards import cut
 
 KEPT = 1 << 30
-"""Bytes of image features kept in memory."""
+"""Bytes of image features (or of pixels, where the tower is trained) kept in memory."""
 
 WORKERS, WAITING = 8, 256
 """Threads that decode images ahead, and the most images that wait for their step."""
@@ -81,10 +82,12 @@ def trained(model: Any) -> dict[str, Any]:
 
 
 class Shown:
-    """Items as contents whose image has passed the frozen vision tower; the last used `limit` bytes of features are kept.
+    """Items as contents whose image has passed the vision tower where that is frozen; the last used `limit` bytes of them are kept.
 
-    The tower is never trained, and on a CPU sees each image alone, so keeping its output changes no result (on a GPU: but for rounding,
-    see `Backbone.see_all`).  Images of a coming step are decoded and resized by threads (`ahead`) while the present one computes.
+    A frozen tower sees each image alone on a CPU, so keeping its output changes no result (on a GPU: but for rounding, see
+    `Backbone.see_all`).  Where the tower is trained (`Backbone.trains_images`), each step changes its output and the output needs a graph:
+    then images stay pixels, and pass the tower inside the model's forward pass.  Images of a coming step are decoded and resized by
+    threads (`ahead`) while the present one computes.
     """
 
     def __init__(self, backbone: Backbone, items: Any, limit: int = KEPT) -> None:
@@ -115,9 +118,9 @@ class Shown:
         found = {id: self._kept.get(id) for id in dict.fromkeys(ids)}
         for some in cut([id for id, content in found.items() if content is None], LOOKED):
             fresh = {id: self._read(id) for id in some}
-            seen = iter(self.backbone.see_all([content.image for content in fresh.values() if content.image is not None]))
+            pictures = iter(self._pictures([content.image for content in fresh.values() if content.image is not None]))
             for id, content in fresh.items():
-                found[id] = content if content.image is None else replace(content, image=next(seen))
+                found[id] = content if content.image is None else replace(content, image=next(pictures))
         for id, content in found.items():
             if id not in self._kept:
                 self._kept[id] = content
@@ -125,6 +128,16 @@ class Shown:
             self._kept.move_to_end(id)
         self._make_room()
         return found
+
+    def _pictures(self, images: list[Any]) -> list[Picture]:
+        """Images (or what `look` made of them) as forward passes take them: features of a frozen tower, else pixels."""
+        if not self._tower_is_trained:
+            return self.backbone.see_all(images)
+        return [image if isinstance(image, Picture) else self.backbone.look(image) for image in images]
+
+    @functools.cached_property
+    def _tower_is_trained(self) -> bool:
+        return self.backbone.trains_images
 
     def _make_room(self) -> None:
         while self.used > self.limit and len(self._kept) > 1:
@@ -159,8 +172,9 @@ class Shown:
 
 
 def _size(content: Any) -> int:
-    features = None if content.image is None else content.image.features
-    return 200 + len(content.text) + (0 if features is None else features.numel() * features.element_size())
+    """Bytes that a kept content takes, its image's pixels or features included."""
+    held = () if content.image is None else (content.image.pixels, content.image.features)
+    return 200 + len(content.text) + sum(tensor.nbytes for tensor in held if tensor is not None)
 
 
 def groups(lengths: Sequence[int], overhead: int, most: int | None = None, budget: int | None = None) -> list[list[int]]:

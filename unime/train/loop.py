@@ -36,9 +36,12 @@ class Accumulate(Protocol):
 
 
 def factor(step: int, steps: int, warmup: int, decay: str) -> float:
-    """Share of the peak learning rate at a step (from 0): linear up to 1 over `warmup` steps, then linear or cosine down towards 0."""
+    """Share of the peak learning rate at a step (from 0): linear from 0 up to 1 over `warmup` steps, then linear or cosine down towards 0.
+
+    The first of `warmup` steps has rate 0 and the peak comes after them, as in transformers' schedulers, which the public code uses.
+    """
     if step < warmup:
-        return (step + 1) / warmup
+        return step / warmup
     done = (step - warmup) / (steps - warmup)
     return 1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 

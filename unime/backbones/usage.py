@@ -1,0 +1,121 @@
+"""How an exported embedder is used without this project: Python on transformers alone, for its model card.
+
+The text of the code depends on the family: how an image becomes pixels and tokens, and what stands around it.  `tests/test_adapters.py`
+runs it on the exported folder and compares the vectors with ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime.backbones import FAMILIES
+from unime.backbones.base import Backbone
+from unime.backbones.files import read_config
+from unime.backbones.qwen2_vl import Qwen2VL
+from unime.prompts import IMAGE_MARK
+
+_OPEN = """\
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from {module} import {processor}
+
+folder = "."  # this folder
+model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+image_processor = {processor}.from_pretrained(folder)
+"""
+
+_EMBED = '''
+
+@torch.no_grad()
+def embed(text: str, image: Image.Image | None = None, side: int = 0) -> torch.Tensor:
+    """The item's unit vector (D,); the image stands at {mark} in the text, or first where there is no such mark.
+
+    `side`: squash the image to a square of so many pixels first, as this model's `train.image_size` and `evaluate.image_size` say.
+    """
+    inputs = {{}}
+    if image is not None:
+        image = image.convert("RGB")
+        image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
+        if "{mark}" not in text:
+            text = "{mark}" + text
+{pixels}
+{prompt}
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    inputs |= {{"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
+{positions}    last = model.model(**inputs).last_hidden_state[0, -1]
+    return torch.nn.functional.normalize(last.float(), dim=-1)
+'''
+
+_PIXELS = {
+    "qwen2_vl": """\
+        inputs = dict(image_processor(images=[image], return_tensors="pt"))
+        tokens = int(inputs["image_grid_thw"].prod()) // image_processor.merge_size**2
+""",
+    "llava_onevision": """\
+        inputs = dict(image_processor(images=[image], return_tensors="pt"))
+        inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes")}
+        tokens = len(model.model.get_image_features(**inputs, return_dict=True).pooler_output[0])
+""",
+    "internvl": """\
+        inputs = {"pixel_values": image_processor(images=[image], return_tensors="pt", crop_to_patches=True)["pixel_values"]}
+        tokens = len(inputs["pixel_values"]) * model.config.image_seq_length
+""",
+}
+_PIXELS["qwen2_5_vl"] = _PIXELS["qwen2_vl"]
+
+_RAW = """\
+    if image is not None:
+        text = text.replace("{mark}", "{token}" * tokens)
+"""
+
+_CHAT = """\
+    # One user turn of the chat template, which says where images stand and what is around them.
+    before, _, after = text.partition("{mark}")
+    parts = [{{"type": "text", "text": before.strip()}}, {{"type": "image"}}, {{"type": "text", "text": after.strip()}}]
+    parts = [part for part in parts if part.get("text") or part["type"] == "image" and image is not None]
+    template = tokenizer.chat_template or json.loads(Path(folder, "chat_template.json").read_text())["chat_template"]
+    turn = [{{"role": "user", "content": parts}}]
+    text = tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
+    if image is not None:
+        text = text.replace("{token}", {around})
+"""
+
+_PLAIN = """\
+    # The model was trained with plain positions: no vision start stands before the image.  transformers would count in two dimensions.
+    inputs["position_ids"] = torch.arange(ids.shape[1]).expand(3, 1, -1)
+"""
+
+
+def embedding(folder: str | Path) -> str:
+    """Markdown that says how to embed an item with the exported model of a base folder, in Python on transformers alone.
+
+    Raises ModelError where the folder has no config.json, KeyError where its family has no code here.
+    """
+    kind = read_config(Path(folder))["model_type"]
+    family = FAMILIES[kind]
+    code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__)
+    code += _EMBED.format(
+        mark=IMAGE_MARK,
+        pixels=_PIXELS[kind].rstrip("\n"),
+        prompt=_prompt(family).rstrip("\n"),
+        positions=_PLAIN if issubclass(family, Qwen2VL) else "",
+    )
+    if not family.CHAT_ITEMS:
+        code = code.removeprefix("import json\nfrom pathlib import Path\n\n")
+    return f"```python\n{code}```"
+
+
+def _prompt(family: type[Backbone]) -> str:
+    """The lines that write the item as the family's embedder reads it, its image token once per visual token."""
+    if not family.CHAT_ITEMS:
+        return _RAW.format(mark=IMAGE_MARK, token=family.IMAGE_TOKEN)
+    before, after = family.IMAGE_TEXT.split("{}")
+    around = f'"{family.IMAGE_TOKEN}" * tokens'
+    if before or after:
+        around = f'"{before}" + {around} + "{after}"'
+    return _CHAT.format(mark=IMAGE_MARK, token=family.IMAGE_TOKEN, around=around)
