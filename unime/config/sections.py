@@ -150,13 +150,30 @@ class Optimizer(Section):
         return self
 
 
+Mask = Literal["none", "equal", "labelled"]
+
+
 class InBatch(Optimizer):
     tau: Rate = Field(description="temperature of the in-batch InfoNCE loss")
+    mask: Mask = Field(
+        description="other queries' positives that are no negatives. none: all are (VLM2Vec); equal: those with the own positive's content "
+        "are not; labelled: nor are those labelled as positives of the same query in another pair"
+    )
 
 
 class Mined(Optimizer):
     tau: Rate = Field(description="temperature of P and of Q")
     negatives: Positive = Field(description="k, mined negatives a query (the paper: 8)")
+    in_batch_negatives: bool = Field(
+        description="true: the candidates of the batch's other queries are negatives too; under a soft target their score is 0"
+    )
+    mask: Mask = Field(description="as train.in_batch.mask, also for candidates equal to the own mined ones; read with in_batch_negatives")
+
+
+class SoftLabels(Mined):
+    smoothing: Annotated[float, Field(ge=0, le=0.001)] = Field(
+        description="added to a probability before its logarithm is taken; 0: equation (4) of the paper; 1.0e-8: the public code"
+    )
 
 
 class Reranker(Optimizer):
@@ -183,7 +200,7 @@ class Train(Section):
     lora: Lora = Field(description="of the three embedders")
     in_batch: InBatch = Field(description="base embedder and baseline row: VLM2Vec's recipe")
     hard_negatives: Mined = Field(description="ablation row: mined negatives, one-hot target")
-    unime_v2: Mined = Field(description="mined negatives, the judge's soft scores as target")
+    unime_v2: SoftLabels = Field(description="mined negatives, the judge's soft scores as target")
     reranker: Reranker
 
 
