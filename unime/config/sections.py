@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
@@ -212,11 +212,20 @@ class Evaluate(Section):
     rerank_mode: Literal["likelihood", "generate"] = Field(
         description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
     )
-    tie_rule: Literal["content", "first", "name"] = Field(
-        description="content: a candidate equal in content to the right one is right, other ties are wrong; "
-        "first: the first index wins (VLM2Vec v1); name: any tied candidate equal by text is right (VLM2Vec v2)"
+    tie_rule: Literal["content", "vlm2vec_v1", "vlm2vec_v2", "unime_v2"] = Field(
+        description="content: a candidate equal in content to the right one is right, other ties are wrong; vlm2vec_v1: the first index "
+        "wins; vlm2vec_v2: the first of an argsort wins, right by name; unime_v2: the first of a partition wins, right by its place"
     )
     compare: dict[str, str] = Field(description="row of this run -> row of the paper that it is compared with")
+
+    @field_validator("tie_rule", mode="before")
+    @classmethod
+    def _tie_rule_has_its_new_name(cls, value: Any) -> Any:
+        if value == "first":
+            raise ValueError("'first' is called vlm2vec_v1 now, the version of VLM2Vec that does so; write that")
+        if value == "name":
+            raise ValueError("'name' credited any tied candidate, as no public code does; write vlm2vec_v2, which looks at the first one")
+        return value
 
 
 class Variant(Section):

@@ -26,9 +26,9 @@ from unime.judge import Question, blocks, questions
 from unime.judge.shared_prefix import common_prefix
 from unime.judge.transformers_backend import BLOCK, STORED, TransformersJudge, passes
 from unime.mine import KEPT
+from unime.train.coupled import Coupled
 from unime.train.data import KEPT as KEPT_BYTES
 from unime.train.data import Shown, batch_at
-from unime.train.coupled import Coupled
 from unime.train.embedder import accumulator
 from unime.train.reranker import Answers
 
