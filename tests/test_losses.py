@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from unime import config
 from unime.train import losses
 
+ROOT = Path(__file__).resolve().parents[1]
 TAU = 0.02
 
 
@@ -239,3 +243,20 @@ def test_a_bad_teacher_score_names_its_pair(bad):
 def test_flat_share_counts_rows_that_tell_nothing_apart():
     rows = np.array([[0.9] * 9, [0.001] * 9, [1.0] + [0.5] * 8, [0.9] + [0.8] * 8])
     assert losses.flat_share(rows, TAU) == 0.5
+
+
+def test_settings_of_the_losses_are_bounded():
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    found = config.parse(values).train
+    assert (found.unime_v2.smoothing, found.in_batch.mask, found.unime_v2.in_batch_negatives) == (1e-8, "labelled", False)
+    values["train"]["unime_v2"]["smoothing"] = 0
+    assert config.parse(values).train.unime_v2.smoothing == 0
+    values["train"]["unime_v2"] |= {"smoothing": -1e-8}
+    values["train"]["in_batch"] |= {"mask": "labeled"}
+    values["train"]["hard_negatives"] |= {"smoothing": 0.0}
+    with pytest.raises(config.ConfigError) as refused:
+        config.parse(values)
+    said = str(refused.value)
+    assert "train.unime_v2.smoothing: -1e-08: Input should be greater than or equal to 0" in said
+    assert "train.in_batch.mask: 'labeled' is not one of 'none', 'equal' or 'labelled'; nearest: 'labelled'" in said
+    assert "train.hard_negatives.smoothing: unknown key" in said, "a one-hot target has none"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from peers import published_order
 
+from unime import config
 from unime.evaluate import tasks
 from unime.evaluate.metrics import SORTED_AS_PUBLISHED, TIE_RULES, Pool, order, ranks, recall_at, search, similarities
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def plain_rank(scores: list[float], ids: list[str], right: int, rule: str) -> int:
@@ -104,11 +110,11 @@ def test_a_repeat_of_the_right_one_is_right_by_name_and_wrong_by_place():
 
 def test_the_rules_differ_on_ties_and_agree_without():
     lists, right, scores = ragged(2, longest=1000, contents=800)
-    means = set()
+    found = set()
     for rule in TIE_RULES:
         pool = Pool.of(lists, right, rule)
-        means.add(recall_at(ranks(padded(pool, scores), pool, rule), 1))
-    assert len(means) == 4
+        found.add(tuple(ranks(padded(pool, scores), pool, rule)))
+    assert len(found) == 4
     rng = np.random.default_rng(0)
     lists, right = [[f"c{k}" for k in range(8)]] * 50, rng.integers(0, 8, 50).tolist()
     distinct = rng.permuted(np.tile(np.arange(8.0), (50, 1)), axis=1)
@@ -240,3 +246,17 @@ def test_a_search_is_the_ranks_and_the_first_of_the_order_of_exact_scores(rule: 
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_former_name_of_a_tie_rule_is_refused_with_the_new_one():
+    values = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert config.parse(values).evaluate.tie_rule == "content"
+    for old, new in (("first", "vlm2vec_v1"), ("name", "vlm2vec_v2")):
+        values["evaluate"]["tie_rule"] = old
+        with pytest.raises(config.ConfigError, match=f"evaluate.tie_rule: '{old}' .*{new}"):
+            config.parse(values)
+        values["evaluate"]["tie_rule"] = new
+        assert config.parse(values).evaluate.tie_rule == new
+    values["evaluate"]["tie_rule"] = "best"
+    with pytest.raises(config.ConfigError, match="evaluate.tie_rule: 'best' is not one of 'content', 'vlm2vec_v1'"):
+        config.parse(values)
