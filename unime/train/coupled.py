@@ -159,11 +159,11 @@ class MinedInBatch(Coupled):
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
         cosines = queries.float() @ candidates.float().T  # (B, B * C)
-        width = len(candidates) // len(queries)
-        first = torch.arange(len(queries), device=cosines.device) * width  # the column of each query's positive
+        number = torch.arange(len(queries), device=cosines.device)
         if not self.soft:
-            return losses.one_hot_loss(cosines, self.settings.tau, first, left_out)
-        own = first[:, None] + torch.arange(width, device=cosines.device)  # (B, C) the columns of each query's own candidates
-        judged = torch.from_numpy(self.scores[np.array(rows)]).to(cosines.device)
-        scores = torch.zeros(cosines.shape, dtype=judged.dtype, device=cosines.device).scatter(1, own, judged)
-        return losses.soft_label_loss(cosines, scores, self.settings.tau, self.settings.smoothing, left_out)
+            positive = number * (len(candidates) // len(queries))  # its column
+            return losses.one_hot_loss(cosines, self.settings.tau, positive, left_out)
+        judged = torch.from_numpy(self.scores[np.array(rows)]).to(cosines.device)  # (B, C)
+        scores = judged.new_zeros(len(judged), *judged.shape)  # (B, B, C): query, whose candidates, candidate
+        scores[number, number] = judged
+        return losses.soft_label_loss(cosines, scores.flatten(1), self.settings.tau, self.settings.smoothing, left_out)

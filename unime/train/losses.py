@@ -65,7 +65,7 @@ def one_hot_loss(cosines: Tensor, tau: float, right: Tensor | None = None, left_
     if right is None:
         right = torch.zeros(len(cosines), dtype=torch.int64, device=cosines.device)
     log_p = _log_softmax(cosines, tau, left_out)
-    return -log_p.gather(1, right[:, None])[:, 0].float()
+    return functional.nll_loss(log_p, right, reduction="none").float()
 
 
 def in_batch_loss(queries: Tensor, positives: Tensor, tau: float, left_out: Tensor | None = None) -> Tensor:
