@@ -92,7 +92,10 @@ def scores(name: str, model: str, figures: Iterable[tuple[str, float, int]], tie
 
 
 def predictions(task: pl.DataFrame, model: str, ranking: Ranking, right: pl.Series, keep: int) -> pl.DataFrame:
-    """PREDICTIONS of one model from the columns task, row, query; `right` (Q) is the right answer's id, or one of several."""
+    """PREDICTIONS of one model from the columns task, row, query; `right` (Q) is the right answer's id, or one of several.
+
+    Under the tie rule `unime_v2` a predicted id may equal the right one and be wrong: it is a repeat of it in another place of the list.
+    """
     table = task.select("task", pl.lit(model).alias("model"), "row", "query").with_columns(
         predicted=pl.Series(["" if bad else row[0] for row, bad in zip(ranking.lists, ranking.unread, strict=True)], dtype=pl.String),
         right=right,
