@@ -136,7 +136,7 @@ def mined(texts: list[str], pictures: list[str]) -> pl.DataFrame:
 
 def training(backbone: Backbone, items: Items, table: pl.DataFrame, micro: int, rounds: int) -> tuple[float, int]:
     """(seconds of a step without the optimizer's, tokens)."""
-    settings = SimpleNamespace(tau=0.02, negatives=NEGATIVES, batch=QUERIES, micro=micro)
+    settings = SimpleNamespace(tau=0.02, smoothing=0.0, negatives=NEGATIVES, batch=QUERIES, micro=micro)
     accelerator = Accelerator()
     backbone.model.train()
 

@@ -55,7 +55,7 @@ def step(which: str, folder: Path, place: Path) -> tuple[Callable[[], float], li
     from unime.train.embedder import Mined
 
     layers, micro = WAYS.get(which, ("peft", QUERIES))
-    settings = SimpleNamespace(tau=0.02, negatives=NEGATIVES, batch=QUERIES, micro=micro)
+    settings = SimpleNamespace(tau=0.02, smoothing=0.0, negatives=NEGATIVES, batch=QUERIES, micro=micro)
     backbone = load(folder, models=material.MODELS, train=True)
     backbone.add_lora(LORA, 0)
     generator = torch.Generator().manual_seed(1)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from peers import published_order
 
 from unime import artifacts
 from unime.config import ConfigError
@@ -37,27 +38,29 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def plain(scores: dict[str, float], right: list[str], rule: str, names: dict[str, str], pool: list[str]) -> tuple[int, list[str]]:
+def plain(scores: dict[str, float], right: list[str], rule: str, pool: list[str]) -> tuple[int, list[str]]:
     """One query, straight from the rules' words: candidates before the best right one, and all candidates in order."""
-    wanted = {i for i in pool if names[i] in {names[r] for r in right}} if rule == "name" else set(right)
-    place = {i: k for k, i in enumerate(pool)} if rule == "first" else {i: k for k, i in enumerate(sorted(pool))}
-    among = {"content": lambda i: i in wanted, "name": lambda i: i not in wanted, "first": lambda i: False}[rule]
-    order = sorted(pool, key=lambda i: (-scores[i], among(i), place[i]))
-    return next(k for k, i in enumerate(order) if i in wanted), order
+    if rule in ("vlm2vec_v2", "unime_v2"):
+        order = [pool[k] for k in published_order([scores[i] for i in pool], rule)]
+    elif rule == "vlm2vec_v1":
+        order = sorted(pool, key=lambda i: (-scores[i], pool.index(i)))
+    else:
+        order = sorted(pool, key=lambda i: (-scores[i], i in right, i))
+    return next(k for k, i in enumerate(order) if i in right), order
 
 
 def tied(seed: int, queries: int = 120, candidates: int = 60):
-    """Few distinct vectors, so that most scores are shared; one to four right answers a query; names that several ids share."""
+    """Few distinct vectors, so that most scores are shared; one to four right answers a query."""
     rng = np.random.default_rng(seed)
     kinds = unit(rng.standard_normal((9, 24)))
     vectors = np.concatenate([kinds[rng.integers(0, 9, candidates)], unit(rng.standard_normal((queries, 24)))])
     pool = [f"id{k:02d}" for k in rng.permutation(candidates)]
     right = [[pool[k] for k in rng.choice(candidates, rng.integers(1, 5), replace=False)] for _ in range(queries)]
-    return vectors, pool, right, {i: f"name{int(i[2:]) % 40}" for i in pool}
+    return vectors, pool, right
 
 
-def searched(vectors, pool, right, rule, names, keep=10):
-    shared = Shared.of(pool, right, rule, names if rule == "name" else None)
+def searched(vectors, pool, right, rule, keep=10):
+    shared = Shared.of(pool, right, rule)
     row = {i: k for k, i in enumerate(pool)}
     queries = np.arange(len(pool), len(vectors))
     ranks, best = recall.search(vectors, queries, np.array([row[i] for i in shared.ids]), shared, keep)
@@ -66,33 +69,33 @@ def searched(vectors, pool, right, rule, names, keep=10):
 
 @pytest.mark.parametrize("rule", TIE_RULES)
 def test_ranks_and_best_equal_a_plain_loop_on_data_full_of_ties(rule):
-    vectors, pool, right, names = tied(1)
+    vectors, pool, right = tied(1)
     scores = (vectors[len(pool) :].astype(np.float64) @ vectors[: len(pool)].astype(np.float64).T).astype(np.float32)
     told = [dict(zip(pool, row.tolist(), strict=True)) for row in scores]
-    expected = [plain(one, answers, rule, names, pool) for one, answers in zip(told, right, strict=True)]
+    expected = [plain(one, answers, rule, pool) for one, answers in zip(told, right, strict=True)]
     best_right = [max(one[i] for i in answers) for one, answers in zip(told, right, strict=True)]
     shared_best = [list(one.values()).count(best) for one, best in zip(told, best_right, strict=True)]
     assert min(shared_best) >= 2 and np.mean(shared_best) > 4, "the best right one must have equals"
-    ranks, best = searched(vectors, pool, right, rule, names)
+    ranks, best = searched(vectors, pool, right, rule)
     assert len(set(ranks)) > 8, "the data must have easy and hard rows"
     assert ranks == [place for place, _ in expected]
     assert best == [order[:10] for _, order in expected]
 
 
 def test_the_rules_differ_on_ties_and_agree_without():
-    vectors, pool, right, names = tied(2)
-    alone = {i: i for i in pool}
-    first, content, name = (np.array(searched(vectors, pool, right, rule, alone)[0]) for rule in ("first", "content", "name"))
-    assert (name <= first).all() and (first <= content).all() and name.sum() < first.sum() < content.sum()
+    vectors, pool, right = tied(2)
+    found = {rule: np.array(searched(vectors, pool, right, rule)[0]) for rule in TIE_RULES}
+    assert len({tuple(ranks) for ranks in found.values()}) == 4
+    assert all((ranks <= found["content"]).all() for ranks in found.values()), "the default credits no tie"
     vectors = unit(np.random.default_rng(0).standard_normal(vectors.shape))
-    found = [searched(vectors, pool, right, rule, alone) for rule in TIE_RULES]
-    assert found[0] == found[1] == found[2] and len(set(found[0][0])) > 10
+    found = [searched(vectors, pool, right, rule) for rule in TIE_RULES]
+    assert found[0] == found[1] == found[2] == found[3] and len(set(found[0][0])) > 10
 
 
 @pytest.mark.parametrize("rule", TIE_RULES)
 def test_blocks_of_any_size_give_the_same(rule, monkeypatch):
-    vectors, pool, right, names = tied(3)
-    whole = searched(vectors, pool, right, rule, names)
+    vectors, pool, right = tied(3)
+    whole = searched(vectors, pool, right, rule)
     shapes = []
     plain_scores = recall._scores
 
@@ -105,7 +108,7 @@ def test_blocks_of_any_size_give_the_same(rule, monkeypatch):
     for scores, rows in ((1, 1), (60 * 7, 13), (1 << 23, 50)):
         monkeypatch.setattr(recall, "SCORES", scores)
         monkeypatch.setattr(recall, "ROWS", rows)
-        assert searched(vectors, pool, right, rule, names) == whole
+        assert searched(vectors, pool, right, rule) == whole
     assert {shape[0] for shape in shapes} == {1, 7, 50, 120 % 7, 120 % 50} - {0}, "blocks must have been cut, the last one shorter"
 
 
@@ -122,14 +125,12 @@ def test_vectors_that_name_their_pair_recall_all_and_equal_ones_nothing():
     pool = [f"id{k}" for k in range(40)]
     right = [[i] for i in pool]
     for rule in TIE_RULES:
-        own, _ = searched(np.concatenate([np.eye(40)] * 2), pool, right, rule, {i: i for i in pool})
+        own, _ = searched(np.concatenate([np.eye(40)] * 2), pool, right, rule)
         assert own == [0] * 40
     alike = np.tile(unit([[0.6, 0.8, 0.1]]), (80, 1))
-    names = {i: i for i in pool}
-    assert searched(alike, pool, right, "content", names)[0] == [39] * 40
-    assert searched(alike, pool, right, "first", names)[0] == list(range(40))
-    assert searched(alike, pool, right, "name", names)[0] == [0] * 40
-    assert not any(right[k][0] in top for k, top in enumerate(searched(alike, pool, right, "content", names)[1])), "the reranker sees none"
+    assert searched(alike, pool, right, "content")[0] == [39] * 40
+    assert searched(alike, pool, right, "vlm2vec_v1")[0] == list(range(40))
+    assert not any(right[k][0] in top for k, top in enumerate(searched(alike, pool, right, "content")[1])), "the reranker sees none"
 
 
 def test_a_random_model_is_at_chance_also_with_five_right_answers():
@@ -137,8 +138,8 @@ def test_a_random_model_is_at_chance_also_with_five_right_answers():
     n, c = 2000, 50
     vectors = unit(rng.standard_normal((c + n, 16)))
     pool = [f"id{k:02d}" for k in range(c)]
-    one = np.array(searched(vectors, pool, [[pool[k]] for k in rng.integers(0, c, n)], "content", {})[0])
-    five = np.array(searched(vectors, pool, [[pool[k] for k in rng.choice(c, 5, replace=False)] for _ in range(n)], "content", {})[0])
+    one = np.array(searched(vectors, pool, [[pool[k]] for k in rng.integers(0, c, n)], "content")[0])
+    five = np.array(searched(vectors, pool, [[pool[k] for k in rng.choice(c, 5, replace=False)] for _ in range(n)], "content")[0])
     for k in (1, 5, 10):
         assert (one < k).mean() == pytest.approx(k / c, abs=0.03)
         miss = np.prod([(c - 5 - j) / (c - j) for j in range(k)])
@@ -148,9 +149,9 @@ def test_a_random_model_is_at_chance_also_with_five_right_answers():
 def test_any_right_answer_is_a_hit_and_a_repeated_candidate_counts_once():
     vectors = unit([[1, 0.0], [0.9, 0.1], [0.5, 0.5], [0, 1], [1, 0]])
     pool = ["a", "b", "c", "d"]
-    assert searched(vectors, pool, [["d", "b"]], "content", {}, keep=3) == ([1], [["a", "b", "c"]])
-    assert searched(vectors, pool, [["d", "a"]], "content", {}, keep=9) == ([0], [["a", "b", "c", "d"]])
-    assert Shared.of(["b", "a", "b"], [["b", "b"]], "first").ids == ["b", "a"]
+    assert searched(vectors, pool, [["d", "b"]], "content", keep=3) == ([1], [["a", "b", "c"]])
+    assert searched(vectors, pool, [["d", "a"]], "content", keep=9) == ([0], [["a", "b", "c", "d"]])
+    assert Shared.of(["b", "a", "b"], [["b", "b"]], "vlm2vec_v1").ids == ["b", "a"]
     assert Shared.of(["b", "a", "b"], [["b", "b"]], "content").wanted[0].tolist() == [1]
 
 
@@ -159,11 +160,11 @@ def test_bad_input_names_the_query_and_the_value():
         Shared.of(["a"], [["a"], []], "content")
     with pytest.raises(ValueError, match="query 0: the right answer z is not in the pool of 2"):
         Shared.of(["a", "b"], [["a", "z"]], "content")
-    with pytest.raises(ValueError, match="'best' is not one of content, first, name"):
+    with pytest.raises(ValueError, match="'best' is not one of content, vlm2vec_v1, vlm2vec_v2, unime_v2"):
         Shared.of(["a"], [["a"]], "best")
     vectors = np.float32([[1, 0], [np.nan, 0], [1, 0], [0, 1]])
     with pytest.raises(ValueError, match="query 0: the score of candidate b is NaN"):
-        searched(vectors, ["a", "b"], [["a"], ["b"]], "content", {})
+        searched(vectors, ["a", "b"], [["a"], ["b"]], "content")
 
 
 def test_the_registry_holds_the_papers_11_columns_and_the_suites_5():
@@ -342,18 +343,6 @@ def test_a_model_that_embeds_all_alike_recalls_nothing_with_or_without_reranker(
     monkeypatch.setattr(run, "embed", alike)
     _, (scores, _) = evaluated(columns, settings, tmp_path, "NanoScenes_t2i")
     assert set(scores["value"]) == {0.0}
-
-
-def test_names_make_captions_of_equal_text_right():
-    texts = {"q": "an image", "a": "a red cube", "b": "a red cube ", "c": "a blue cube"}
-    items = Items(pl.DataFrame([(i, text, "", "") for i, text in texts.items()], schema=artifacts.ITEMS, orient="row"), 1)
-    queries = pl.DataFrame([("NanoScenes_i2t", 0, "q", ["a"], [], "")], schema=artifacts.CAPTION_QUERIES, orient="row")
-    pool = pl.DataFrame({"id": ["c", "b", "a"]}, schema=artifacts.POOL)
-    right = {}
-    for rule in TIE_RULES:
-        shared = crossmodal.Retrieval.of(queries, pool, items, rule).shared
-        right[rule] = sorted(shared.ids[k] for k in shared.wanted[0])
-    assert right == {"content": ["a"], "first": ["a"], "name": ["a", "b"]}
 
 
 @pytest.mark.parametrize("name", ["NanoScenes_i2t", "NanoCrepe_swap"])

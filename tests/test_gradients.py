@@ -33,9 +33,10 @@ def test_micro_batches_give_the_full_batchs_gradient(kind, folder, nano):
         assert (other - full).abs().max() < 1e-5 * max(1, full.abs().max())
 
 
-def test_the_soft_loss_over_a_batch_is_the_formula_item_by_item(folder, nano):
+@pytest.mark.parametrize("smoothing", [0.0, 1e-8])
+def test_the_soft_loss_over_a_batch_is_the_formula_item_by_item(folder, nano, smoothing):
     """No dedupe, no grouping, no cache: each query's items one at a time, in float64 after the embedding."""
-    model, accumulate = accumulator("unime_v2", folder, nano, micro=8, lora__dropout=0.0)
+    model, accumulate = accumulator("unime_v2", folder, nano, micro=8, lora__dropout=0.0, smoothing=smoothing)
     batch = batch_at(0, 24, 3, 1)
     loss, full = gradient_of(model, accumulate, batch)
     model.zero_grad()
@@ -47,7 +48,7 @@ def test_the_soft_loss_over_a_batch_is_the_formula_item_by_item(folder, nano):
         query, *candidates = (backbone.embed(backbone.collate([backbone.item_prompt(items[id])]))[0].double() for id in ids)
         p = torch.softmax(torch.stack([query @ c for c in candidates]) / 0.02, 0)
         q = torch.softmax(torch.tensor([mined["sigma"], *mined["scores"][:8]], dtype=torch.float64) / 0.02, 0)
-        total = total + 0.5 * ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 3
+        total = total + 0.5 * ((p * (p / (q + smoothing)).log()).sum() + (q * (q / (p + smoothing)).log()).sum()) / 3
     total.backward()
     plain = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
     assert loss == pytest.approx(total.item(), rel=1e-5)

@@ -52,6 +52,9 @@ def test_a_preset_is_the_papers_run(path: Path) -> None:
     assert (lora.rank, lora.alpha, lora.dropout, lora.dora, lora.init) == (16, 64, 0.1, True, "gaussian")
     assert (lora.targets, found.train.reranker.lora.targets) == ("public", "language")
     assert (new.steps, new.batch, new.warmup, new.decay, new.tau, new.negatives) == (2000, 1024, 200, "linear", 0.02, 8)
+    assert (new.smoothing, new.in_batch_negatives, found.train.hard_negatives.in_batch_negatives) == (1e-8, False, False)
+    assert found.train.in_batch.mask == "none", "VLM2Vec masks nothing"
+    assert "smoothing: 1.0e-8}  # public code" in path.read_text(), "a preset says where a value comes from"
     llava = "llava" in path.stem
     assert (new.lr, found.train.image_size) == ((2e-5, 336) if llava else (1e-4, 672))
     reranker = found.train.reranker

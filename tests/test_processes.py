@@ -50,6 +50,7 @@ WAYS = {
     "fsdp": {"parallel": "fsdp"},
     "fsdp, lean layers, checkpointed": {"parallel": "fsdp", "gradient_checkpointing": True},
     "deepspeed": {"parallel": "deepspeed"},
+    "in-batch negatives": {"in_batch_negatives": True},
 }
 
 

@@ -138,8 +138,8 @@ def test_scores_that_cannot_be_compared_are_refused_with_column_and_model():
         tables.build(pl.concat([given, given]), NANO)
     with pytest.raises(ArtifactError, match="accuracy of in_batch on NanoCrepe_add is 1.5"):
         tables.build(given.with_columns(pl.when(of_one).then(1.5).otherwise("value").alias("value")), NANO)
-    with pytest.raises(ArtifactError, match="tie rules content, first"):
-        first = pl.when(pl.col("task") == "NanoScenes_t2i").then(pl.lit("first")).otherwise("tie_rule").alias("tie_rule")
+    with pytest.raises(ArtifactError, match="tie rules content, vlm2vec_v1"):
+        first = pl.when(pl.col("task") == "NanoScenes_t2i").then(pl.lit("vlm2vec_v1")).otherwise("tie_rule").alias("tie_rule")
         tables.build(given.with_columns(first), NANO)
     with pytest.raises(ConfigError, match="nearest: 'NanoCrepe_add'"):
         tables.build(given, ["NanoCrepe_ad"])

@@ -104,7 +104,7 @@ def test_a_clone_takes_what_a_remote_has(checkout: Checkout, tmp_path: Path) -> 
     pulled.assert_idle()
 
     shutil.rmtree(pulled.root / ".snakemake")
-    pulled.configure("evaluate.tie_rule", "first")
+    pulled.configure("evaluate.tie_rule", "vlm2vec_v1")
     assert pulled.plan(TABLE) == {*EVALUATE, "report"}
     pulled.sh(f"snakemake {TABLE}")
     assert {*EVALUATE} <= pulled.computed() <= {*EVALUATE, "report"} and pulled.status() <= {"settings", *REPORT} - {"report"}
@@ -118,14 +118,14 @@ def test_a_clone_takes_what_a_remote_has(checkout: Checkout, tmp_path: Path) -> 
 
     # and what was made elsewhere since, under another dvc.lock: its run-cache entries come from the remote
     pulled.sh("dvc push -q --run-cache")
-    bare.configure("evaluate.tie_rule", "first")
+    bare.configure("evaluate.tie_rule", "vlm2vec_v1")
     bare.sh("snakemake")
     assert bare.computed() == set() and bare.lock() == pulled.lock()
 
 
 def test_a_remote_that_cannot_be_reached_costs_nothing_that_is_here(checkout: Checkout, tmp_path: Path) -> None:
     checkout.sh(f"dvc remote add -q -d shared '{tmp_path / 'nowhere'}'")
-    checkout.configure("evaluate.tie_rule", "first")
+    checkout.configure("evaluate.tie_rule", "vlm2vec_v1")
     checkout.sh("snakemake")
     assert checkout.computed() >= EVALUATE
     checkout.assert_clean()
@@ -326,7 +326,7 @@ def test_a_judge_added_is_its_own_stages_and_mining_from_it_makes_it_and_judges_
 def test_a_partial_target_leaves_the_rest_stale(checkout: Checkout) -> None:
     checkout.configure("mine.beta", 0.02)
     checkout.configure("train.in_batch.tau", 0.05)
-    checkout.configure("evaluate.tie_rule", "first")
+    checkout.configure("evaluate.tie_rule", "vlm2vec_v1")
     checkout.sh("snakemake results/data/eval/NanoColor")
     assert checkout.computed() == set()
     checkout.sh("snakemake results/train/in_batch")

@@ -99,9 +99,7 @@ def accumulator(kind: str, folder: Path, nano: Path, perturb: bool = True, **cha
     shown, table = Shown(backbone, Items.open(folder, 10**6)), table_of(folder, kind)
     if kind == "reranker":
         return backbone.model, reranker.Answers(shown, table, settings, view.seed, Accelerator(cpu=True))
-    if kind == "in_batch":
-        return backbone.model, embedder.InBatch(shown, table, settings, Accelerator(cpu=True))
-    return backbone.model, embedder.Mined(shown, table, settings, Accelerator(cpu=True), soft=kind == "unime_v2")
+    return backbone.model, embedder.accumulator(kind, shown, table, settings, Accelerator(cpu=True))
 
 
 def gradient_of(model, accumulate, batch) -> tuple[float, torch.Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
@@ -160,13 +160,30 @@ class Optimizer(Section):
         return self
 
 
+Mask = Literal["none", "equal", "labelled"]
+
+
 class InBatch(Optimizer):
     tau: Rate = Field(description="temperature of the in-batch InfoNCE loss")
+    mask: Mask = Field(
+        description="other queries' positives that are no negatives. none: all are (VLM2Vec); equal: those with the own positive's content "
+        "are not; labelled: nor are those labelled as positives of the same query in another pair"
+    )
 
 
 class Mined(Optimizer):
     tau: Rate = Field(description="temperature of P and of Q")
     negatives: Positive = Field(description="k, mined negatives a query (the paper: 8)")
+    in_batch_negatives: bool = Field(
+        description="true: the candidates of the batch's other queries are negatives too; under a soft target their score is 0"
+    )
+    mask: Mask = Field(description="as train.in_batch.mask, also for candidates equal to the own mined ones; read with in_batch_negatives")
+
+
+class SoftLabels(Mined):
+    smoothing: Annotated[float, Field(ge=0, le=0.001)] = Field(
+        description="added to a probability before its logarithm is taken; 0: equation (4) of the paper; 1.0e-8: the public code"
+    )
 
 
 class Reranker(Optimizer):
@@ -193,7 +210,7 @@ class Train(Section):
     lora: Lora = Field(description="of the three embedders")
     in_batch: InBatch = Field(description="base embedder and baseline row: VLM2Vec's recipe")
     hard_negatives: Mined = Field(description="ablation row: mined negatives, one-hot target")
-    unime_v2: Mined = Field(description="mined negatives, the judge's soft scores as target")
+    unime_v2: SoftLabels = Field(description="mined negatives, the judge's soft scores as target")
     reranker: Reranker
 
 
@@ -205,11 +222,20 @@ class Evaluate(Section):
     rerank_mode: Literal["likelihood", "generate"] = Field(
         description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
     )
-    tie_rule: Literal["content", "first", "name"] = Field(
-        description="content: a candidate equal in content to the right one is right, other ties are wrong; "
-        "first: the first index wins (VLM2Vec v1); name: any tied candidate equal by text is right (VLM2Vec v2)"
+    tie_rule: Literal["content", "vlm2vec_v1", "vlm2vec_v2", "unime_v2"] = Field(
+        description="content: a candidate equal in content to the right one is right, other ties are wrong; vlm2vec_v1: the first index "
+        "wins; vlm2vec_v2: the first of an argsort wins, right by name; unime_v2: the first of a partition wins, right by its place"
     )
     compare: dict[str, str] = Field(description="row of this run -> row of the paper that it is compared with")
+
+    @field_validator("tie_rule", mode="before")
+    @classmethod
+    def _tie_rule_has_its_new_name(cls, value: Any) -> Any:
+        if value == "first":
+            raise ValueError("'first' is called vlm2vec_v1 now, the version of VLM2Vec that does so; write that")
+        if value == "name":
+            raise ValueError("'name' credited any tied candidate, as no public code does; write vlm2vec_v2, which looks at the first one")
+        return value
 
 
 class Variant(Section):

@@ -46,7 +46,7 @@ def evaluate_captions(
     for a column that no registry knows.
     """
     models = Models.of(queries, items, adapters, config, job)
-    name, kind = queries["task"][0], kind_of(queries, pool, items, config.evaluate.tie_rule)
+    name, kind = queries["task"][0], kind_of(queries, pool, config.evaluate.tie_rule)
 
     def tables(model: str, found: Ranking) -> Tables:
         ranking = kind.judged(found)
@@ -62,12 +62,12 @@ def evaluate_captions(
     return models.tables(ranked, reordered)
 
 
-def kind_of(queries: pl.DataFrame, pool: pl.DataFrame, items: Items, rule: str) -> Retrieval | Pairs:
+def kind_of(queries: pl.DataFrame, pool: pl.DataFrame, rule: str) -> Retrieval | Pairs:
     """What a column's queries are, by its name.  Raises ArtifactError, ConfigError as `evaluate_captions`."""
     name = queries["task"][0]
     compositional = column(name).group == "compositional"
     try:
-        return Pairs.of(queries) if compositional else Retrieval.of(queries, pool, items, rule)
+        return Pairs.of(queries) if compositional else Retrieval.of(queries, pool, rule)
     except ValueError as error:
         raise artifacts.ArtifactError(f"{name}: {error}") from error
 
@@ -81,10 +81,9 @@ class Retrieval:
     rule: str
 
     @staticmethod
-    def of(queries: pl.DataFrame, pool: pl.DataFrame, items: Items, rule: str) -> Retrieval:
+    def of(queries: pl.DataFrame, pool: pl.DataFrame, rule: str) -> Retrieval:
         """Raises ValueError for a query without a right answer in the pool."""
-        names = rank.names(pool["id"], items) if rule == "name" else None
-        return Retrieval(queries, Shared.of(pool["id"].to_list(), queries["right"].to_list(), rule, names), rule)
+        return Retrieval(queries, Shared.of(pool["id"].to_list(), queries["right"].to_list(), rule), rule)
 
     @property
     def tie(self) -> str:

@@ -2,25 +2,39 @@
 
 Ties decide what a degenerate model earns, and public code differs, so the rule is a setting (`evaluate.tie_rule`):
 
-    content  a candidate equal in content to the right one counts as right; any other candidate with the best score makes the
-             answer wrong.  A model that scores all alike earns nothing (unless all candidates are equal to the right one).
-    first    the first index among equals wins (VLM2Vec v1; MMEB lists the right one first, so ties earn).
-    name     right if any candidate with the best score has the right one's name (VLM2Vec v2); see `Pool.of`.
+    content     a candidate equal in content to the right one counts as right; any other candidate with the best score makes the answer
+                wrong.  A model that scores all alike earns nothing (unless all candidates are equal to the right one).
+    vlm2vec_v1  VLM2Vec, version 1 (evaluation/eval_utils.py): `argmax`, so the first of equals in the list is the answer.  MMEB lists the
+                right one first, so ties earn.
+    vlm2vec_v2  VLM2Vec, version 2 (eval.py, src/eval_utils/metrics.py): the answer is the first of `argsort`, and it is right if it has the
+                right one's name.  A name says what a candidate is, so repeats of the right one are right.
+    unime_v2    UniME-V2's public code (Embedding/eval.py and evaluation/utils/utils.py): `argpartition` finds the ten best, `argsort`
+                puts them in order, and the answer is right if it stands in the right one's place of the list.  A repeat of it in
+                another place is wrong.
 
-All three are one ordering: by score, then by what the rule says of equals.  Under `content` a wanted candidate stands last among
-equals, under `name` first, under `first` the position in the list decides.  So the prediction is the first of the order, it is right
-if and only if it is wanted, and recall@1 is Precision@1.  Equals that no rule tells apart stand in the order of their content ids,
-which says nothing about the right answer.
+The last two leave the order of equals to numpy's sorts, which are not stable: it is the same in each run on one machine, and may be
+another on a processor with other vector instructions.  Here as there, each list is sorted as a whole, its repeats included.
+
+Each rule is one ordering: by score, then by what the rule says of equals.  Under `content` a wanted candidate stands last among equals,
+under `vlm2vec_v1` the position in the list decides.  The prediction is the first of the order, it is right if and only if it is wanted,
+and recall@1 is Precision@1.  Equals that `content` does not tell apart stand in the order of their content ids, which says nothing
+about the right answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-TIE_RULES = ("content", "first", "name")
+TIE_RULES = ("content", "vlm2vec_v1", "vlm2vec_v2", "unime_v2")
+SORTED_AS_PUBLISHED = ("vlm2vec_v2", "unime_v2")
+"""Rules whose order of equals is that of the public code's sort of a whole list, repeats included."""
+
+PARTITIONED = 10
+"""Best candidates that UniME-V2's public code takes out of a list before it sorts them (`topk` in Embedding/eval.py)."""
+
 SLACK = 1e-5
 """Twice the most that float32 products of unit vectors are off by, and more."""
 
@@ -34,8 +48,9 @@ _SHARED = 32  # one product costs about a thirtieth of a gather for each pair (m
 class Pool:
     """The candidates of Q queries as numbers.
 
-    ids: the U distinct candidates, sorted.  columns: (Q, C) int64, index into `ids` by list position, -1 where a list is shorter and
-    where a candidate repeats one before it.  wanted: (Q, C) bool, the positions that count as right, at least one in each row.
+    ids: the U distinct candidates, sorted.  columns: (Q, C) int64, index into `ids` by list position, -1 where a list is shorter and,
+    under the rules that do not sort whole lists, where a candidate repeats one before it.  wanted: (Q, C) bool, the positions that count
+    as right, at least one in each row.
     """
 
     ids: list[str]
@@ -43,12 +58,13 @@ class Pool:
     wanted: np.ndarray
 
     @staticmethod
-    def of(candidates: Sequence[Sequence[str]], right: Sequence[int], names: Mapping[str, str] | None = None) -> Pool:
-        """From candidate ids and the index of the right one of each query.
+    def of(candidates: Sequence[Sequence[str]], right: Sequence[int], rule: str = "content") -> Pool:
+        """From candidate ids and the index of the right one of each query, for a tie rule.
 
-        `names` (tie rule `name`) says by which name a candidate is known: all with the right one's name are wanted.  Without it
-        only the right one's own content is.  Raises ValueError for an empty list or an index outside it, naming the query's place.
+        Wanted are the positions of the right one's content; under `unime_v2` its own position alone.  Raises ValueError for an unknown
+        rule, and for an empty list or an index outside it, naming the query's place.
         """
+        _check_rule(rule)
         for row, (ids, index) in enumerate(zip(candidates, right, strict=True)):
             if not 0 <= index < len(ids):
                 raise ValueError(f"query {row}: the right answer is number {index} of {len(ids)} candidates; repair the task's rows")
@@ -58,18 +74,19 @@ class Pool:
         columns = np.full((len(candidates), width), -1, dtype=np.int64)
         for k, row in enumerate(candidates):
             columns[k, : len(row)] = [number[i] for i in row]
-        chosen = columns[np.arange(len(columns)), np.asarray(right, dtype=np.int64)]
-        columns[_repeats(columns)] = -1
-        if names is None:
-            wanted = columns == chosen[:, None]
-        else:
-            known: dict[str, int] = {}
-            name = np.array([known.setdefault(names[i], len(known)) for i in ids], dtype=np.int64)
-            wanted = (columns >= 0) & (name[columns] == name[chosen][:, None])
+        places = np.asarray(right, dtype=np.int64)[:, None]
+        chosen = np.take_along_axis(columns, places, axis=1)
+        if rule not in SORTED_AS_PUBLISHED:
+            columns[_repeats(columns)] = -1
+        wanted = np.arange(width) == places if rule == "unime_v2" else columns == chosen
         return Pool(ids, columns, wanted)
 
     def only(self, lists: Sequence[Sequence[str]]) -> Pool:
-        """The same queries with these candidates in this order, each once; a list may lack every wanted one."""
+        """The same queries with these candidates in this order; a list may lack every wanted one.
+
+        Wanted are all that have a wanted one's content, under `unime_v2` too: its public code compares a reranker's choice by content
+        (Embedding/eval_rerank.py).
+        """
         number = {name: k for k, name in enumerate(self.ids)}
         columns = np.full((len(lists), max((len(row) for row in lists), default=0)), -1, dtype=np.int64)
         for k, row in enumerate(lists):
@@ -113,12 +130,14 @@ def ranks(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
     Rows without a wanted candidate (a reranker's list that the right one did not reach) get the number of all their candidates.
     """
     present = _checked(scores, pool, rule)
+    if rule in SORTED_AS_PUBLISHED:
+        places = order(scores, pool, rule)
+        hits = np.take_along_axis(pool.wanted, np.maximum(places, 0), axis=1) & (places >= 0)
+        return np.where(pool.wanted.any(axis=1), hits.argmax(axis=1), present.sum(axis=1))
     best = np.where(pool.wanted, scores, -np.inf).max(axis=1, initial=-np.inf)[:, None]
     others = present & ~pool.wanted
     if rule == "content":
         before = others & (scores >= best)
-    elif rule == "name":
-        before = others & (scores > best)
     else:
         position = np.arange(scores.shape[1])[None, :]
         first = np.where(pool.wanted & (scores == best), position, scores.shape[1]).min(axis=1, initial=scores.shape[1])
@@ -127,11 +146,31 @@ def ranks(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
 
 
 def order(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
-    """(Q, C) int64: list positions, best first, equals as the tie rule says; -1 after the last distinct candidate of a row."""
+    """(Q, C) int64: list positions, best first, equals as the tie rule says; -1 after the last candidate of a row."""
     present = _checked(scores, pool, rule)
+    if rule in SORTED_AS_PUBLISHED:
+        found = np.full(pool.columns.shape, -1, dtype=np.int64)
+        for row in range(len(found)):
+            places = np.flatnonzero(present[row])
+            found[row, : len(places)] = places[sorted_as_published(scores[row, places], rule)]
+        return found
     among, place = _equals(pool, rule)
     found = np.lexsort((place, among, -scores, ~present), axis=1)
     return np.where(np.take_along_axis(present, found, axis=1), found, -1)
+
+
+def sorted_as_published(scores: np.ndarray, rule: str) -> np.ndarray:
+    """(C,) int64: the positions of one list's scores, best first, equals as the public code of `vlm2vec_v2` or `unime_v2` leaves them.
+
+    UniME-V2's public code keeps ten; the others follow here by score, equals in the list's order.
+    """
+    if rule == "vlm2vec_v2":
+        return np.argsort(-scores)
+    count = min(PARTITIONED, len(scores))
+    best = np.argpartition(scores, -count)[-count:]
+    best = best[np.argsort(-scores[best])]
+    others = np.setdiff1d(np.arange(len(scores)), best)
+    return np.concatenate([best, others[np.argsort(-scores[others], kind="stable")]])
 
 
 def search(queries: np.ndarray, candidates: np.ndarray, pool: Pool, rule: str, keep: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,8 +181,13 @@ def search(queries: np.ndarray, candidates: np.ndarray, pool: Pool, rule: str, k
     2. As `similarities` sums them: those within SLACK of the best wanted one, where there are several, and those among the best `keep`
        that have another one within SLACK.  Where they are many (all candidates alike), all scores.
     3. No other one can change a rank or a place.
+
+    The rules that sort whole lists as the public code does get all scores as `similarities` sums them.
     """
     keep = min(keep, pool.columns.shape[1])
+    if rule in SORTED_AS_PUBLISHED:
+        scores = similarities(queries, candidates, pool.columns)
+        return ranks(scores, pool, rule), order(scores, pool, rule)[:, :keep]
     scores, present = _rough(queries, candidates, pool.columns), pool.columns >= 0
     last = np.partition(scores, scores.shape[1] - keep, axis=1)[:, scores.shape[1] - keep, None]
     top = present & (scores >= last - SLACK)
@@ -186,8 +230,9 @@ def recall_at(found: np.ndarray, k: int) -> float:
 
 def _equals(pool: Pool, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """(Q, C) each: what puts equal scores in order, and what does where that is equal too."""
-    among = {"content": pool.wanted, "name": ~pool.wanted, "first": np.zeros_like(pool.wanted)}[rule]
-    return among, np.broadcast_to(np.arange(pool.columns.shape[1]), pool.columns.shape) if rule == "first" else pool.columns
+    if rule == "content":
+        return pool.wanted, pool.columns
+    return np.zeros_like(pool.wanted), np.broadcast_to(np.arange(pool.columns.shape[1]), pool.columns.shape)
 
 
 def _rough(queries: np.ndarray, candidates: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -207,8 +252,7 @@ def _rough(queries: np.ndarray, candidates: np.ndarray, columns: np.ndarray) -> 
 
 
 def _checked(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
-    if rule not in TIE_RULES:
-        raise ValueError(f"tie rule {rule!r} is not one of {', '.join(TIE_RULES)}")
+    _check_rule(rule)
     if scores.shape != pool.columns.shape:
         raise ValueError(f"scores of shape {scores.shape} for candidates of shape {pool.columns.shape}; one score each is needed")
     present = pool.columns >= 0
@@ -219,6 +263,11 @@ def _checked(scores: np.ndarray, pool: Pool, rule: str) -> np.ndarray:
             f"query {row}: the score of candidate {pool.ids[pool.columns[row, column]]} is NaN; check the model's weights and dtype"
         )
     return present
+
+
+def _check_rule(rule: str) -> None:
+    if rule not in TIE_RULES:
+        raise ValueError(f"tie rule {rule!r} is not one of {', '.join(TIE_RULES)}")
 
 
 def _repeats(columns: np.ndarray) -> np.ndarray:

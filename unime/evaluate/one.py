@@ -19,14 +19,14 @@ def score_task(task: pl.DataFrame, items: Items, adapter: Path, config: View, jo
     """SCORES of the embedder with this adapter on one task (table TASKS, its `items`); `config` as for `run.evaluate`, reranker apart."""
     rule, name = config.evaluate.tie_rule, task["task"][0]
     ids, vectors = _models(items, adapter, config, job, name).embed(RERANKED, rank.distinct(task))
-    ranking = rank.by_similarity(task, rank.pool(task, items, rule), ids, vectors, rule)
+    ranking = rank.by_similarity(task, rank.pool(task, rule), ids, vectors, rule)
     return rank.tables(task, RERANKED, ranking, rule)[0]
 
 
 def score_captions(queries: pl.DataFrame, pool: pl.DataFrame, items: Items, adapter: Path, config: View, job: Job) -> pl.DataFrame:
     """As `score_task`, of one cross-modal column (tables CAPTION_QUERIES and POOL)."""
     name = queries["task"][0]
-    kind = crossmodal.kind_of(queries, pool, items, config.evaluate.tie_rule)
+    kind = crossmodal.kind_of(queries, pool, config.evaluate.tie_rule)
     ids, vectors = _models(items, adapter, config, job, name).embed(RERANKED, kind.ids())
     ranking = kind.judged(kind.ranking(ids, vectors, rank.TOP))
     return rank.scores(name, RERANKED, kind.figures(ranking), kind.tie)

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
-from unime.data.items import Items
 from unime.evaluate import metrics
 from unime.evaluate.metrics import Pool
 
@@ -35,16 +34,10 @@ def distinct(task: pl.DataFrame) -> list[str]:
     return sorted(set(task["query"]).union(*task["candidates"]))
 
 
-def names(ids: Iterable[str], items: Items) -> dict[str, str]:
-    """By which name the tie rule `name` knows a candidate: a text by itself without outer spaces, one with an image by its id."""
-    return {i: f"id {i}" if items.has_image(i) else f"text {items.text(i).strip()}" for i in ids}
-
-
-def pool(task: pl.DataFrame, items: Items, tie_rule: str) -> Pool:
-    """The candidates of a task, under `name` with their names."""
-    known = names(set().union(*task["candidates"]), items) if tie_rule == "name" else None
+def pool(task: pl.DataFrame, tie_rule: str) -> Pool:
+    """The candidates of a task, for a tie rule.  Raises ArtifactError for a right answer outside its query's candidates."""
     try:
-        return Pool.of(task["candidates"].to_list(), task["right"].to_list(), known)
+        return Pool.of(task["candidates"].to_list(), task["right"].to_list(), tie_rule)
     except ValueError as error:
         raise artifacts.ArtifactError(f"{_name(task)}: {error}") from error
 
@@ -99,7 +92,10 @@ def scores(name: str, model: str, figures: Iterable[tuple[str, float, int]], tie
 
 
 def predictions(task: pl.DataFrame, model: str, ranking: Ranking, right: pl.Series, keep: int) -> pl.DataFrame:
-    """PREDICTIONS of one model from the columns task, row, query; `right` (Q) is the right answer's id, or one of several."""
+    """PREDICTIONS of one model from the columns task, row, query; `right` (Q) is the right answer's id, or one of several.
+
+    Under the tie rule `unime_v2` a predicted id may equal the right one and be wrong: it is a repeat of it in another place of the list.
+    """
     table = task.select("task", pl.lit(model).alias("model"), "row", "query").with_columns(
         predicted=pl.Series(["" if bad else row[0] for row, bad in zip(ranking.lists, ranking.unread, strict=True)], dtype=pl.String),
         right=right,

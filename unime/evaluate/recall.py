@@ -6,9 +6,11 @@ gigabytes.  So no (Q, C) table exists: for a block of queries all scores are the
 1. Scores are summed in float64 and rounded once to float32, as in `metrics.similarities`: equal vectors score equal in whatever
    block they stand, and blocks of any size give the same.
 2. The rank of a query is how many candidates come before its best right one under the tie rule; any right one is a hit.
-3. The best candidates are those at or above the k-th score, put in order.  Among equals a right one stands last under `content` and
-   first under `name`; the rest stand as the pool does: in the source's order under `first`, else in that of their ids, which says
-   nothing about the right answer.
+3. The best candidates are those at or above the k-th score, put in order.  Among equals a right one stands last under `content`; the
+   rest stand as the pool does: under `content` in the order of their ids, which says nothing about the right answer, under `vlm2vec_v1`
+   in the source's.  Under `vlm2vec_v2` and `unime_v2` equals stand as those rules' sorts leave them (`metrics.sorted_as_published`).
+   UniME-V2's public code takes torch's `topk` for these sets, whose order of equals is as arbitrary; a right one that the pool holds
+   again counts once under every rule.
 
 Memory beside vectors and result: 12 bytes a score of a block (96 MiB for `SCORES`) and 24 bytes a value of `ROWS` vectors (42 MiB at
 D = 3584), whatever the size of the task.  The result holds 8 bytes a kept candidate.
@@ -18,12 +20,12 @@ What was refused: float32 products (their blocks break ties at random), an appro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from unime.evaluate.metrics import TIE_RULES
+from unime.evaluate.metrics import SORTED_AS_PUBLISHED, TIE_RULES, sorted_as_published
 
 SCORES = 1 << 23
 """Scores of one block of queries; one query's scores where the pool is larger."""
@@ -45,26 +47,22 @@ class Shared:
     rule: str
 
     @staticmethod
-    def of(pool: Sequence[str], right: Sequence[Sequence[str]], rule: str, names: Mapping[str, str] | None = None) -> Shared:
+    def of(pool: Sequence[str], right: Sequence[Sequence[str]], rule: str) -> Shared:
         """From the pool's ids (one that is there again counts once) and the ids of each query's right answers.
 
-        `names` (tie rule `name`) says by which name a candidate is known: all with a right one's name are right.  Raises ValueError for
-        a query without a right answer or with one outside the pool, naming the query's place.
+        Raises ValueError for a query without a right answer or with one outside the pool, naming the query's place.
         """
         if rule not in TIE_RULES:
             raise ValueError(f"tie rule {rule!r} is not one of {', '.join(TIE_RULES)}")
-        ids = list(dict.fromkeys(pool)) if rule == "first" else sorted(set(pool))
+        ids = sorted(set(pool)) if rule == "content" else list(dict.fromkeys(pool))
         place = {name: k for k, name in enumerate(ids)}
-        same: dict[str, list[int]] = {}
-        for k, name in enumerate(ids):
-            same.setdefault(names[name] if names else name, []).append(k)
         wanted = []
         for row, answers in enumerate(right):
             if not answers:
                 raise ValueError(f"query {row} has no right answer; repair the task's rows")
             if absent := [name for name in answers if name not in place]:
                 raise ValueError(f"query {row}: the right answer {absent[0]} is not in the pool of {len(ids)}; make both tables again")
-            wanted.append(np.unique([k for name in answers for k in same[names[name] if names else name]]))
+            wanted.append(np.unique([place[name] for name in answers]))
         return Shared(ids, wanted, rule)
 
 
@@ -84,6 +82,9 @@ def search(vectors: np.ndarray, queries: np.ndarray, candidates: np.ndarray, sha
         if (bad := np.argwhere(np.isnan(scores))).size:
             name = shared.ids[bad[0, 1]]
             raise ValueError(f"query {k + bad[0, 0]}: the score of candidate {name} is NaN; check the model's weights and dtype")
+        if shared.rule in SORTED_AS_PUBLISHED:
+            ranks[rows], best[rows] = _as_published(scores, shared.wanted[rows], shared.rule, keep)
+            continue
         ranks[rows] = _ranks(scores, shared.wanted[rows], shared.rule)
         best[rows] = _best(scores, shared.wanted[rows], shared.rule, keep)
     return ranks, best
@@ -99,6 +100,17 @@ def _scores(vectors: np.ndarray, queries: np.ndarray, candidates: np.ndarray) ->
     return found
 
 
+def _as_published(scores: np.ndarray, wanted: Sequence[np.ndarray], rule: str, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks (B,) and the positions of the best (B, keep), in the order that the public code's sort of each row leaves."""
+    ranks = np.empty(len(scores), dtype=np.int64)
+    best = np.empty((len(scores), keep), dtype=np.int64)
+    for row, (own, places) in enumerate(zip(scores, wanted, strict=True)):
+        order = sorted_as_published(own, rule)
+        ranks[row] = np.isin(order, places).argmax()
+        best[row] = order[:keep]
+    return ranks, best
+
+
 def _ranks(scores: np.ndarray, wanted: Sequence[np.ndarray], rule: str) -> np.ndarray:
     """(B,) int64: candidates before the best wanted one.  None of those is wanted: wanted ones are not better than the best of them."""
     starts = np.cumsum([0, *(len(places) for places in wanted[:-1])])
@@ -109,7 +121,7 @@ def _ranks(scores: np.ndarray, wanted: Sequence[np.ndarray], rule: str) -> np.nd
     before = np.count_nonzero(scores > best[:, None], axis=1)
     if rule == "content":
         before += np.count_nonzero(scores == best[:, None], axis=1) - np.add.reduceat(level.astype(np.int64), starts)
-    elif rule == "first":
+    else:
         first = np.minimum.reduceat(np.where(level, place, scores.shape[1]), starts)
         before += np.count_nonzero((scores == best[:, None]) & (np.arange(scores.shape[1]) < first[:, None]), axis=1)
     return before
@@ -121,7 +133,6 @@ def _best(scores: np.ndarray, wanted: Sequence[np.ndarray], rule: str, keep: int
     found = np.empty((len(scores), keep), dtype=np.int64)
     for row, (own, places) in enumerate(zip(scores, wanted, strict=True)):
         near = np.flatnonzero(own >= least[row])
-        right = np.isin(near, places)
-        among = {"content": right, "name": ~right, "first": np.zeros_like(right)}[rule]
-        found[row] = near[np.lexsort((among, -own[near]))[:keep]]  # stable: equals of the same kind stay in the pool's order
+        last = np.isin(near, places) if rule == "content" else np.zeros(len(near), dtype=bool)
+        found[row] = near[np.lexsort((last, -own[near]))[:keep]]  # stable: equals of the same kind stay in the pool's order
     return found

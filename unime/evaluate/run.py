@@ -37,7 +37,7 @@ def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | Non
     """
     models = Models.of(task, items, adapters, config, job)
     rule, keep = config.evaluate.tie_rule, models.keep
-    candidates = rank.pool(task, items, rule)
+    candidates = rank.pool(task, rule)
 
     def ranked(model: str) -> Tables:
         ids, vectors = models.embed(model, rank.distinct(task))
@@ -89,7 +89,7 @@ class Models:
         return load(folder, adapter=self.adapters[model], models=self.config.models, image_size=size)
 
     def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str) -> Ranking:
-        """The best `evaluate.rerank` distinct candidates of `before` in the reranker's order, the others behind them as they were."""
+        """The best `evaluate.rerank` candidates of `before` in the reranker's order, the others behind them as they were."""
         lists = [row[: self.config.evaluate.rerank] for row in before]
         reranker = self._load(self.config.models.reranker, RERANKER, self.config.train.reranker.image_size)
         mode = self.config.evaluate.rerank_mode
@@ -100,7 +100,7 @@ class Models:
             scratch=self.job.scratch / f"{RERANKER}-lists",
             track=self.job.track,
         )
-        order = "first" if mode == "generate" else rule  # only the named one moves, to the front
+        order = "vlm2vec_v1" if mode == "generate" else rule  # only the named one moves, to the front
         top = rank.by_score(candidates.only(lists), scores, order).lists
         return rank.with_top(candidates, before, top, unread)
 

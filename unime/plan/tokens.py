@@ -26,9 +26,10 @@ from unime.judge import Question, blocks, questions
 from unime.judge.shared_prefix import common_prefix
 from unime.judge.transformers_backend import BLOCK, STORED, TransformersJudge, passes
 from unime.mine import KEPT
+from unime.train.coupled import Coupled
 from unime.train.data import KEPT as KEPT_BYTES
 from unime.train.data import Shown, batch_at
-from unime.train.embedder import InBatch, Mined
+from unime.train.embedder import accumulator
 from unime.train.reranker import Answers
 
 SAMPLE = 1000
@@ -212,7 +213,7 @@ def trainer(kind: str, table: pl.DataFrame, shown: Shown, settings: Any, seed: i
     """What adds up a batch's gradient, of one of the four trainings."""
     if kind == "reranker":
         return Answers(shown, table, settings, seed, accelerator)
-    return InBatch(shown, table, settings, accelerator) if kind == "in_batch" else Mined(shown, table, settings, accelerator, True)
+    return accumulator(kind, shown, table, settings, accelerator)
 
 
 def of_batch(one: Any, rows: Sequence[int], epoch: int, micro: int, length: Any) -> tuple[int, list[str]]:
@@ -221,8 +222,8 @@ def of_batch(one: Any, rows: Sequence[int], epoch: int, micro: int, length: Any)
         turns = [turn for row in rows for turn in one.turns(row, epoch)]
         tokens = sum(one.backbone.length(one.prompt(turn)) + ending(one.backbone, turn.answer) for turn in turns)
         return tokens, [id for turn in turns for id in (turn.query, *turn.candidates)]
-    if isinstance(one, InBatch):  # the whole batch is one set of distinct items
-        parts = [{id for row in rows for id in one.pairs[row]}]
+    if isinstance(one, Coupled):  # the whole batch is one set of distinct items
+        parts = [{id for row in rows for id in one.items[row]}]
     else:
         parts = [{id for row in rows[at : at + micro] for id in one.items[row]} for at in range(0, len(rows), micro)]
     return sum(length(id) for part in parts for id in part), [id for part in parts for id in part]
@@ -249,7 +250,7 @@ def of_training(kind: str, table: pl.DataFrame, sizes: Sizes, settings: Any, see
 def _all_items(one: Any) -> set[str]:
     if isinstance(one, Answers):
         return {id for _, query, positive, negatives in one.rows for id in (query, positive, *negatives)}
-    return {id for ids in (one.pairs if isinstance(one, InBatch) else one.items) for id in ids}
+    return {id for ids in one.items for id in ids}
 
 
 # Reranker's lists

@@ -25,8 +25,9 @@ STAGE = "crossmodal"
 RETRIEVAL = "Retrieval: Recall@1, the share of queries whose best candidate is right; an image's right answers are all its own captions."
 TIES = {
     "content": "any other candidate that ties with the best right one comes before it, so a model that scores all alike earns nothing",
-    "first": "equals stand in the order of the pool",
-    "name": "a right one comes before its equals, and a candidate with the text of a right one is right",
+    "vlm2vec_v1": "equals stand in the order of the pool",
+    "vlm2vec_v2": "equals stand in the arbitrary order that numpy's argsort leaves them in, as in VLM2Vec's second version",
+    "unime_v2": "equals stand in the arbitrary order that numpy's argpartition and argsort leave them in, as in UniME-V2's public code",
 }
 COMPOSITIONAL = (
     "Compositional: accuracy, the share of images to which the true caption is strictly more similar than the changed one (a tie is a "

@@ -32,8 +32,12 @@ HEADINGS = {**META, "grounding": "Grounding", "ind": "IND", "ood": "OOD", "overa
 TIES = {
     "content": "a candidate equal in content to the right one counts as right; any other candidate that ties for the best score makes "
     "the answer wrong, so a model that scores all alike earns nothing",
-    "first": "the first index among the best scores wins (VLM2Vec v1); the right one is listed first in MMEB, so ties earn",
-    "name": "right if any candidate with the best score has the right one's name (VLM2Vec v2)",
+    "vlm2vec_v1": "as in VLM2Vec's first version, the first of the best in the list is the answer; the right one is listed first in MMEB, "
+    "so ties earn",
+    "vlm2vec_v2": "as in VLM2Vec's second version, the first of a sort is the answer, equals in arbitrary order, and it is right if it is "
+    "equal to the right one",
+    "unime_v2": "as in UniME-V2's public code, the first of a sort of the ten best is the answer, equals in arbitrary order, and it is "
+    "right only in the right one's own place of the list: a repeat of the right one is wrong",
 }
 ROWS = {
     "zero_shot": "the base MLLM as it is, last token, no adapter",
