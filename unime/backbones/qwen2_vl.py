@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
+from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from unime.backbones.base import Backbone, Picture
+
+LEAST = 4
+"""Tokens of an image, at least, where the most of them are bounded (public code: min_pixels 4 x 28 x 28)."""
 
 
 class Qwen2VL(Backbone):
@@ -19,6 +23,11 @@ class Qwen2VL(Backbone):
     MODEL = Qwen2VLForConditionalGeneration
     IMAGE_PROCESSOR = Qwen2VLImageProcessorPil
     IMAGE_TOKEN = "<|image_pad|>"
+
+    def limit_tokens(self, most: int) -> None:
+        """Shrink images to at most `most` tokens, and enlarge them to at least LEAST; their aspect is kept but for whole tokens."""
+        pixels = (self.processor.patch_size * self.processor.merge_size) ** 2  # of one token
+        self.processor.size = SizeDict(shortest_edge=LEAST * pixels, longest_edge=most * pixels)
 
     def _tokens(self, height: int, width: int) -> int:
         return self.processor.get_number_of_image_patches(height, width) // self.processor.merge_size**2
