@@ -37,8 +37,9 @@ def load(
     `models` is the config's section of that name (dtype, device, max_length).  Images are squashed to a square of `image_size` pixels a
     side before the processor; 0 leaves them as they are.  `max_tokens` then bounds the tokens of each, its aspect kept.
     `adapter` is a peft adapter for this folder, or a folder of merged weights, which is then opened in place of `folder`.  Without
-    `weights` there are prompts, tokens and lengths, and nothing is computed: for an engine that has the weights itself.  Raises ModelError where a folder lacks a file, a file is damaged, the adapter does not
-    fit, no family knows the model, or its family cannot bound an image's tokens.
+    `weights` there are prompts, tokens and lengths, and nothing is computed: for an engine that has the weights itself.  Raises
+    ModelError where a folder lacks a file, a file is damaged, the adapter does not fit, no family knows the model, or its family cannot
+    bound an image's tokens.
     """
     folder, adapter = Path(folder), Path(adapter) if adapter is not None else None
     if adapter is not None and is_merged(adapter):
