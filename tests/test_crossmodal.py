@@ -306,7 +306,11 @@ def test_an_unread_answer_is_wrong_wherever_the_right_one_stands(columns, settin
 def test_a_pairwise_hit_is_a_true_caption_of_higher_p_yes(columns, settings, tmp_path):
     """P(Yes) is computed here one sequence at a time, with the softmax of the public code."""
     queries, _, items = columns["NanoCrepe_swap"]
-    _, (scores, predictions) = evaluated(columns, settings, tmp_path / "pair", "NanoCrepe_swap", compositional_rerank="pairwise")
+    odd = pl.col("row") % 2 == 1  # here the false caption is called true, so that there are hits and misses
+    captions = pl.when(odd).then(pl.col("candidates").list.reverse()).otherwise(pl.col("candidates"))
+    queries = queries.with_columns(candidates=captions, right=captions.list.head(1))
+    column = "NanoCrepe_swap", queries
+    _, (scores, predictions) = evaluated(columns, settings, tmp_path / "pair", *column, compositional_rerank="pairwise")
     reranker = load(settings.models.reranker, models=settings.models)
     words = [reranker.token("Yes"), reranker.token("No")]
     sure = []
@@ -319,7 +323,7 @@ def test_a_pairwise_hit_is_a_true_caption_of_higher_p_yes(columns, settings, tmp
     hits = [true > false for true, false in zip(sure[::2], sure[1::2], strict=True)]
     assert predictions.filter(pl.col("model") == RERANKER)["correct"].to_list() == hits
     assert any(hits) and not all(hits), "figures of 0 and 1 would prove little"
-    _, (listed, other) = evaluated(columns, settings, tmp_path / "list", "NanoCrepe_swap", compositional_rerank="listwise")
+    _, (listed, other) = evaluated(columns, settings, tmp_path / "list", *column, compositional_rerank="listwise")
     assert other.filter(pl.col("model") == RERANKER)["correct"].to_list() != hits, "the two questions must differ"
     assert figure(scores, RERANKED, "accuracy") == figure(listed, RERANKED, "accuracy")
 
