@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import families
 import pytest
@@ -10,6 +11,7 @@ import torch
 from families import apart, image
 
 from unime import backbones, prompts
+from unime.config.types import PromptFormat
 from unime.data.items import Content
 from unime.evaluate import rerank
 from unime.judge import Question
@@ -72,6 +74,10 @@ def test_only_the_public_pair_of_the_training_is_misspelled():
         assert read.startswith(PAIR.format("respond") + blank + "Query:")
         assert taught.startswith(PAIR.format("responed" if form == "public" else "respond") + blank + "Query:")
         assert taught.replace("responed", "respond") == read
+
+
+def test_the_configuration_knows_every_format():
+    assert get_args(PromptFormat) == tuple(prompts.FORMATS)
 
 
 def test_an_items_parts_are_left_as_they_were():

@@ -159,16 +159,21 @@ class Answers:
             torch.manual_seed(micro.seed)
             found = [turn for row in micro.rows for turn in self.turns(row, batch.epoch)]
             self.shown.contents(id for turn in found for id in (turn.query, *turn.candidates))  # new images pass the tower together
-            encoded, answers, shares = self.targets(found)
+            encoded, answers, weights = self.targets(found)
             split = groups([len(e.ids) for e in encoded], OVERHEAD[self.backbone.device.type], budget=self.budget)
             passes = [(group, 1.0) for group in split]
             passes += [(split[0][:1], 0.0)] * (self.level(len(split)) - len(split))  # another process has more
 
-            def loss(one: tuple[list[int], float], encoded=encoded, answers=answers, shares=shares) -> torch.Tensor:
-                group, share = one
+            def loss(
+                one: tuple[list[int], float],
+                encoded: list[Encoded] = encoded,
+                answers: list[Answer] = answers,
+                weights: list[float] = weights,
+            ) -> torch.Tensor:
+                group, counted = one
                 inputs = self.backbone.collate([encoded[i] for i in group], [answers[i] for i in group])
-                weights = torch.tensor([share * shares[i] for i in group], device=self.backbone.device)
-                return (self.backbone.sequence_loss(inputs) * weights).sum() / len(batch.rows)
+                weight = torch.tensor([counted * weights[i] for i in group], device=self.backbone.device)
+                return (self.backbone.sequence_loss(inputs) * weight).sum() / len(batch.rows)
 
             total += lanes.accumulate(loss, passes, self.parameters)
         return total, 3 * len(batch.rows)
