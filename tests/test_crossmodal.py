@@ -10,9 +10,11 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from peers import published_order
 
-from unime import artifacts
+from unime import artifacts, prompts
+from unime.backbones import load
 from unime.config import ConfigError
 from unime.data import mmeb
 from unime.data.items import Items
@@ -26,9 +28,13 @@ SECTIONS = (
     "models",
     "embed",
     "train.reranker.image_size",
+    "train.reranker.max_tokens",
+    "train.reranker.prompt",
     "evaluate.image_size",
     "evaluate.rerank",
     "evaluate.rerank_mode",
+    "evaluate.rerank_image_size",
+    "evaluate.compositional_rerank",
     "evaluate.tie_rule",
 )
 
@@ -289,12 +295,52 @@ def test_an_unread_answer_is_wrong_wherever_the_right_one_stands(columns, settin
 
     monkeypatch.setattr(rerank, "score", score)
     for name, metric in (("NanoScenes_i2t", "recall@1"), ("NanoCrepe_swap", "accuracy")):
-        _, (scores, predictions) = evaluated(columns, settings, tmp_path / name, name, rerank_mode="generate")
+        changes = {"rerank_mode": "generate", "compositional_rerank": "listwise"}
+        _, (scores, predictions) = evaluated(columns, settings, tmp_path / name, name, **changes)
         own, before = (predictions.filter(pl.col("model") == model) for model in (RERANKER, RERANKED))
         assert own["correct"].to_list() == [ok and row % 2 == 1 for row, ok in enumerate(before["correct"])]
         assert before["correct"].to_list()[::2] != [False] * len(own["correct"][::2]), "some of the unread must have been right"
         assert own["predicted"].to_list()[::2] == [""] * len(own["predicted"][::2])
         assert figure(scores, RERANKER, "unread") == 0.5 and figure(scores, RERANKER, metric) < figure(scores, RERANKED, metric)
+
+
+def test_a_pairwise_hit_is_a_true_caption_of_higher_p_yes(columns, settings, tmp_path):
+    """P(Yes) is computed here one sequence at a time, with the softmax of the public code."""
+    queries, _, items = columns["NanoCrepe_swap"]
+    odd = pl.col("row") % 2 == 1  # here the false caption is called true, so that there are hits and misses
+    captions = pl.when(odd).then(pl.col("candidates").list.reverse()).otherwise(pl.col("candidates"))
+    queries = queries.with_columns(candidates=captions, right=captions.list.head(1))
+    column = "NanoCrepe_swap", queries
+    _, (scores, predictions) = evaluated(columns, settings, tmp_path / "pair", *column, compositional_rerank="pairwise")
+    reranker = load(settings.models.reranker, models=settings.models)
+    words = [reranker.token("Yes"), reranker.token("No")]
+    sure = []
+    for query, captions in queries.select("query", "candidates").iter_rows():
+        for caption in captions:
+            turn = prompts.judge_turn(items[query].parts, items[caption].parts)
+            with torch.no_grad():
+                logits = reranker.answer_logits(reranker.collate([reranker.chat_prompt(turn)]), words)
+            sure.append(logits.double().softmax(dim=1)[0, 0].item())
+    hits = [true > false for true, false in zip(sure[::2], sure[1::2], strict=True)]
+    assert predictions.filter(pl.col("model") == RERANKER)["correct"].to_list() == hits
+    assert any(hits) and not all(hits), "figures of 0 and 1 would prove little"
+    _, (listed, other) = evaluated(columns, settings, tmp_path / "list", *column, compositional_rerank="listwise")
+    assert other.filter(pl.col("model") == RERANKER)["correct"].to_list() != hits, "the two questions must differ"
+    assert figure(scores, RERANKED, "accuracy") == figure(listed, RERANKED, "accuracy")
+
+
+def test_a_pairwise_tie_is_a_miss_and_lists_stay_lists(columns, settings, tmp_path, monkeypatch):
+    asked_for = []
+
+    def score(asked, *, mode, **_):
+        asked_for.append(mode)
+        return np.zeros((len(asked.queries), len(asked.lists[0]))), [False] * len(asked.queries)
+
+    monkeypatch.setattr(rerank, "score", score)
+    _, (scores, _) = evaluated(columns, settings, tmp_path / "a", "NanoCrepe_swap", rerank_mode="generate")
+    assert figure(scores, RERANKER, "accuracy") == 0.0
+    evaluated(columns, settings, tmp_path / "b", "NanoScenes_i2t")
+    assert asked_for == ["pairwise", "likelihood"]
 
 
 def test_a_compositional_figure_is_the_mean_over_the_parts(columns, settings, tmp_path):

@@ -298,6 +298,14 @@ def test_tables_of_different_runs_and_unknown_backends_are_refused(data, config,
     assert isinstance(opened, transformers_backend.TransformersJudge) and opened.batch_tokens == settings.transformers.batch_tokens
 
 
+@pytest.mark.parametrize("backend", ["transformers", "vllm", "openai"])
+@pytest.mark.parametrize("form", ["unime", "public"])
+def test_every_backend_asks_in_the_format_of_the_configuration(backend, form, data, config, nano: Path, tmp_path: Path):
+    settings = config.judge.model_copy(update={"backend": backend, "prompt": form})
+    opened = judge.open_backend(settings, nano, data[0], models=config.models, log=job(tmp_path).log)
+    assert opened.form == form
+
+
 def test_a_prompt_that_is_too_long_names_its_query(data, nano: Path, config):
     short = backbones.load(nano, models=config.models.model_copy(update={"max_length": 50}))
     (question, *_) = questions(data[1], 1)

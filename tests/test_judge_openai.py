@@ -58,23 +58,24 @@ def questions(pairs: pl.DataFrame, count: int = 2, candidates: int = 5) -> list[
     return found
 
 
-def opened(config, items: Items, url: str, image_size: int = 0, **settings: object) -> OpenaiJudge:
+def opened(config, items: Items, url: str, image_size: int = 0, form: str = "unime", **settings: object) -> OpenaiJudge:
     values = {"url": url, "retries": 2, "timeout": 5.0, "in_flight": 4} | settings
-    return OpenaiJudge(items, config.judge.openai.model_copy(update=values), image_size, logging.getLogger("test"))
+    return OpenaiJudge(items, config.judge.openai.model_copy(update=values), image_size, logging.getLogger("test"), form)
 
 
-def test_every_pair_is_asked_once_as_the_judges_turn_and_its_words_are_read(data, config, chat, caplog):
+@pytest.mark.parametrize("form", ["unime", "public"])
+def test_every_pair_is_asked_once_as_the_judges_turn_and_its_words_are_read(form, data, config, chat, caplog):
     items, pairs = data
     asked = questions(pairs)
     with caplog.at_level(logging.INFO):
-        found = opened(config, items, chat.url).answers(asked)
+        found = opened(config, items, chat.url, form=form).answers(asked)
     said = {str(body["messages"][0]["content"]): body for body in chat.asked}
     assert len(said) == len(chat.asked) == sum(len(question.candidates) for question in asked)
     for question, rows in zip(asked, found, strict=True):
         assert rows.shape == (len(question.candidates), 2) and rows.dtype == np.float32
         for candidate, row in zip(question.candidates, rows, strict=True):
             content = []
-            for piece in prompts.judge_turn(items[question.query].parts, items[candidate].parts):
+            for piece in prompts.judge_turn(items[question.query].parts, items[candidate].parts, form):
                 content.append({"type": "text", "text": piece} if isinstance(piece, str) else piece)
             (body,) = [body for body in chat.asked if same(body["messages"][0]["content"], content)]
             yes, no = chat_server.logits(body["messages"][0]["content"])

@@ -192,19 +192,19 @@ def test_a_backbone_without_weights_makes_the_same_prompts(name: str, nano: Path
             assert whole.length(one) == hollow.length(other) == len(whole.encode(one).ids) == len(hollow.encode(other).ids)
 
 
-@pytest.mark.parametrize("name", ["nano", *families.NAMES])
+@pytest.mark.parametrize(("name", "form"), [("nano", "public"), *((name, "unime") for name in ("nano", *families.NAMES))])
 def test_requests_stand_in_the_order_of_prefixes_with_one_placeholder_an_image(
-    name: str, folder: Path, nano: Path, family, config, tmp_path
+    name: str, form: str, folder: Path, nano: Path, family, config, tmp_path
 ):
     model = nano if name == "nano" else family(name)
     backbone = backbones.load(model, models=config.models, image_size=SIDE, weights=False)
     items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
     asked = questions(folder)
-    engine = vllm_backend.VllmJudge(backbone, items, config.judge.vllm, job(tmp_path).log)
+    engine = vllm_backend.VllmJudge(backbone, items, config.judge.vllm, job(tmp_path).log, form)
     found = engine.requests(asked)
     assert [(one.query, one.candidate) for one in found] == [(q.query, candidate) for q in asked for candidate in q.candidates]
     for one in found:
-        prompt = backbone.chat_prompt(prompts.judge_turn(items[one.query].parts, items[one.candidate].parts))
+        prompt = backbone.chat_prompt(prompts.judge_turn(items[one.query].parts, items[one.candidate].parts, form))
         whole = backbone.encode(prompt).ids
         expanded = np.repeat(one.ids, [1 if token != backbone.image_token else 0 for token in one.ids])
         marks = [backbone.token(mark) for mark in ("<img>", "</img>")] if name == "internvl" else []  # vLLM puts them there itself

@@ -59,11 +59,15 @@ def test_a_preset_is_the_papers_run(path: Path) -> None:
     assert (new.lr, found.train.image_size) == ((2e-5, 336) if llava else (1e-4, 672))
     reranker = found.train.reranker
     assert (reranker.lora.rank, reranker.lora.alpha, reranker.lr, reranker.decay, reranker.batch) == (128, 256, 2e-5, "cosine", 64)
+    assert (reranker.lora.dropout, reranker.image_size, reranker.max_tokens) == (0.05, 0, 300), "public code"
+    assert (reranker.pair_negative, reranker.list_order, reranker.list_negatives, reranker.list_fixed) == ("first", "first", 5, True)
+    assert (reranker.prompt, reranker.loss, found.judge.prompt) == ("public", "sequence", "unime")
+    assert (found.evaluate.rerank_image_size, found.evaluate.compositional_rerank) == (1344, "pairwise")
     assert reranker.warmup == round(0.03 * reranker.steps) and reranker.steps == 662_000 // 64
     assert (found.seed, found.models.dtype, found.evaluate.rerank, found.evaluate.image_size) == (42, "bfloat16", 10, 1344)
     assert found.models.max_length >= 4096 and found.models.max_length > (7371 if llava else 2304) + 1000  # an image and long text fit
     assert set(found.evaluate.compare.values()) <= set(PUBLISHED)
-    tokens = (found.train.reranker.image_size // 28) ** 2 + 2  # of an image and its marks
+    tokens = reranker.max_tokens + 2  # of an image and its marks
     assert (found.evaluate.rerank + 1) * (tokens + 400) < found.models.max_length, "a list of pictures fits"
     assert (found.train.reranker.list_negatives + 2) * (tokens + 400) < found.models.max_length
     assert 2 * ((found.judge.image_size // 28) ** 2 + 100) < found.models.max_length

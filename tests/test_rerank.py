@@ -21,9 +21,12 @@ SECTIONS = (
     "models",
     "embed",
     "train.reranker.image_size",
+    "train.reranker.max_tokens",
+    "train.reranker.prompt",
     "evaluate.image_size",
     "evaluate.rerank",
     "evaluate.rerank_mode",
+    "evaluate.rerank_image_size",
     "evaluate.tie_rule",
 )
 
@@ -237,6 +240,52 @@ def test_a_model_that_embeds_all_alike_earns_nothing_with_or_without_reranker(op
     assert first["value"].to_list() == [0.0] * len(MODELS), "the reranker cannot see a right one that the tie rule put last"
     _, (scores, _) = evaluated(opened, settings, tmp_path / "first", "NanoCaption_i2t", tie_rule="vlm2vec_v1")
     assert scores.filter((pl.col("metric") == "precision@1") & (pl.col("model") == "zero_shot"))["value"].item() == 1.0
+
+
+def test_the_reranker_sees_images_on_white_at_its_own_size_in_its_own_format(opened, settings, tmp_path, monkeypatch):
+    opening, asking, embedded = [], [], []
+    plain_load, plain_embed = run.load, run.embed
+
+    def load(folder, **more):
+        opening.append((more["image_size"], more["max_tokens"]))
+        return plain_load(folder, **more)
+
+    def embed(ids, items, *rest, **more):
+        embedded.append(items.white)
+        return plain_embed(ids, items, *rest, **more)
+
+    def score(asked, **_):
+        asking.append((asked.items.white, asked.form))
+        return np.zeros((len(asked.queries), max(map(len, asked.lists)))), [False] * len(asked.queries)
+
+    monkeypatch.setattr(run, "load", load)
+    monkeypatch.setattr(run, "embed", embed)
+    monkeypatch.setattr(rerank, "score", score)
+    trained = settings.train.reranker.model_copy(update={"image_size": 112, "max_tokens": 9, "prompt": "public"})
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"reranker": trained})})
+    for size, expected in ((None, 112), (56, 56)):
+        evaluated(opened, settings, tmp_path / str(size), rerank_image_size=size)
+        assert opening[-1] == (expected, 9) and set(opening[:-1]) <= {(0, None), (112, 9)}
+    assert asking == [(True, "public")] * 2 and embedded == [False] * 2 * len(EMBEDDERS)
+
+
+@pytest.mark.parametrize("form", ["unime", "public"])
+def test_log_odds_are_those_of_each_pair_in_a_sequence_of_its_own(form, backbone, opened, tmp_path):
+    task, items = opened("NanoCaption_t2i")
+    queries, lists = task["query"].to_list()[:5], lists_of(task, 4)[:5]
+    asked = rerank.Lists(backbone, items, queries, [row[: 2 + k % 3] for k, row in enumerate(lists)], form)
+    scores, unread = rerank.score(asked, mode="pairwise", batch_tokens=300, scratch=tmp_path, track=_track)
+    words = [backbone.token("Yes"), backbone.token("No")]
+    for row, (query, shown) in enumerate(zip(queries, asked.lists, strict=True)):
+        with torch.no_grad():
+            prompted = [rerank.pair_prompt(backbone, items[query], items[one], form) for one in shown]
+            logits = torch.cat([backbone.answer_logits(backbone.collate([one]), words) for one in prompted])
+        assert np.allclose(scores[row, : len(shown)], (logits[:, 0] - logits[:, 1]).numpy(), atol=1e-4)
+        assert (scores[row, len(shown) :] == -np.inf).all() and logits.std() > 0.05
+    assert unread == [False] * len(queries)
+    short = backbones.load(backbone.folder, models=backbone.models.model_copy(update={"max_length": 30}))
+    with pytest.raises(ValueError, match=r"query [0-9a-f]{32} with candidate [0-9a-f]{32}: a prompt of \d+ tokens"):
+        rerank.log_odds(rerank.Lists(short, items, queries, asked.lists), [0], 300)
 
 
 @pytest.mark.parametrize("rule", ["vlm2vec_v2", "unime_v2"])

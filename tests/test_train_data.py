@@ -168,11 +168,32 @@ def test_hardest_negatives_are_distinct_kept_first_by_score():
     assert reranker.hardest(["a", "b", "c", "b", "d"], [0.2, 0.5, 0.5, 0.5, 1.0], reasons) == ["b", "c", "a", "d"]
 
 
+def test_first_negatives_are_distinct_in_mined_order_whatever_their_scores():
+    mined = ["a", "b", "a", "c"], [0.2, 0.5, 0.2, 1.0], ["kept", "kept", "repeated", "fallback"]
+    assert reranker.ordered("hardest", *mined) == reranker.hardest(*mined) == ["b", "a", "c"]
+    assert reranker.ordered("first", *mined) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("pair_negative", "list_order"), [("hardest", "first"), ("first", "hardest"), ("first", "first")])
+def test_the_pairs_negative_and_the_lists_order_are_chosen_apart(pair_negative, list_order, folder, nano):
+    rules = {"pair_negative": pair_negative, "list_order": list_order}
+    _, answers = accumulator("reranker", folder, nano, **rules, list_negatives=5, list_fixed=True)
+    differ = 0
+    for row, (mined, scores, reasons) in enumerate(table_of(folder, "reranker").select("negatives", "scores", "reasons").iter_rows()):
+        _, no, ranked = answers.turns(row, 0)
+        by = {"hardest": reranker.hardest(mined, scores, reasons), "first": list(dict.fromkeys(mined))}
+        differ += by["hardest"][0] != by["first"][0] and by["hardest"][:5] != by["first"][:5]
+        assert no.candidates == (by[pair_negative][0],)
+        positive = answers.rows[row].positive
+        assert [id for id in ranked.candidates if id != positive] == by[list_order][:5] and positive in ranked.candidates
+    assert differ > 12, "rules that agree would prove nothing"
+
+
 def test_every_query_gives_a_yes_a_no_and_a_list():
     negatives = ["n1", "n2", "n3", "n4", "n5"]
     places, counts = [], []
     for number in range(3000):
-        yes, no, ranked = reranker.sequences("q", "p", negatives, np.random.default_rng(number), 4, fixed=False)
+        yes, no, ranked = reranker.sequences("q", "p", "n1", negatives, np.random.default_rng(number), 4, fixed=False)
         assert (yes.candidates, yes.answer, no.candidates, no.answer) == (("p",), "Yes", ("n1",), "No")
         place = ranked.candidates.index("p")
         assert ranked.answer == prompts.list_answer(place + 1) and ranked.listwise and not yes.listwise
@@ -184,9 +205,9 @@ def test_every_query_gives_a_yes_a_no_and_a_list():
         assert counts.count(count) / 3000 == pytest.approx(0.25, abs=0.04)
         for place in range(count + 1):
             assert places.count((count, place)) / counts.count(count) == pytest.approx(1 / (count + 1), abs=0.07)
-    fixed = {len(reranker.sequences("q", "p", negatives, np.random.default_rng(n), 3, fixed=True)[2].candidates) for n in range(20)}
+    fixed = {len(reranker.sequences("q", "p", "n1", negatives, np.random.default_rng(n), 3, fixed=True)[2].candidates) for n in range(20)}
     assert fixed == {4}
-    assert len(reranker.sequences("q", "p", ["n1"], np.random.default_rng(0), 4, fixed=True)[2].candidates) == 2
+    assert len(reranker.sequences("q", "p", "n1", ["n1"], np.random.default_rng(0), 4, fixed=True)[2].candidates) == 2
 
 
 def test_lists_are_drawn_from_seed_epoch_and_pair(folder, nano):
@@ -200,6 +221,7 @@ def test_lists_are_drawn_from_seed_epoch_and_pair(folder, nano):
 def test_reranker_prompts_are_the_judges_and_the_lists(folder, nano):
     _, answers = accumulator("reranker", folder, nano)
     yes, no, ranked = answers.turns(0, 0)
+    assert answers.settings.prompt == "unime"
     assert prompts.JUDGE in answers.prompt(yes).text and prompts.LISTWISE in answers.prompt(ranked).text
     for number, id in enumerate(ranked.candidates, start=1):
         assert f"({number}) {answers.shown.items.text(id)}" in answers.prompt(ranked).text

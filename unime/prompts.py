@@ -8,8 +8,8 @@ so all candidates of one query share their prefix, the query's image included.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 IMAGE_MARK = "<|image_1|>"
 YES, NO = "Yes", "No"
@@ -24,13 +24,13 @@ LISTWISE = (
     "that best meets the requirements of the query. "
 )
 
-FIND_CAPTION = f"{IMAGE_MARK} Find an image caption describing the given image."
-"""The image's side of the caption sets, as query and as candidate; the other side is the bare caption."""
-
 LIST = " Candidates:"
 """What stands between the query of a list and its first candidate."""
 
-_ANSWER = re.compile(r"\(\s*(\d+)\s*\)")
+FIND_CAPTION = f"{IMAGE_MARK} Find an image caption describing the given image."
+"""The image's side of the caption sets, as query and as candidate; the other side is the bare caption."""
+
+_ANSWER = re.compile(r"\((\d+)\)")
 
 
 def parts(text: str, image: Any | None) -> list[Any]:
@@ -49,16 +49,65 @@ def parts(text: str, image: Any | None) -> list[Any]:
     return [part for part in (before, image, after) if part is not image and part or part is image]
 
 
-def judge_turn(query: Sequence[Any], candidate: Sequence[Any]) -> list[Any]:
-    """The user's turn that asks whether one candidate meets one query; both as `parts`."""
-    return [JUDGE + "Query:", *query, " Candidate:", *candidate]
+def image_first(item: Sequence[Any]) -> list[Any]:
+    """The item (as `parts`) with its image before its text, the image's mark cut out of the text together with a line end behind it."""
+    images = [piece for piece in item if not isinstance(piece, str)]
+    marked = "".join(piece if isinstance(piece, str) else IMAGE_MARK for piece in item)
+    text = marked.replace(f"{IMAGE_MARK}\n", "").replace(IMAGE_MARK, "")
+    return [*images, text] if text else images
 
 
-def list_turn(query: Sequence[Any], candidates: Sequence[Sequence[Any]]) -> list[Any]:
-    """The user's turn that shows all candidates, numbered from 1."""
-    turn: list[Any] = [LISTWISE + "Query:", *query, LIST]
+class Format(NamedTuple):
+    """The fixed words of a prompt format, and how an item stands between them."""
+
+    pair: str
+    """Instruction of a prompt with one candidate."""
+    taught_pair: str
+    """The same instruction as the reranker sees it in training."""
+    candidate: str
+    """What stands between the query and the one candidate."""
+    listing: str
+    """Instruction of a prompt with several candidates."""
+    candidates: str
+    """What stands between the query and the first of several candidates."""
+    arranged: Callable[[Sequence[Any]], list[Any]]
+    """An item's parts in the order in which the format shows them."""
+
+
+UNIME, PUBLIC = "unime", "public"
+
+FORMATS = {
+    UNIME: Format(JUDGE, JUDGE, " Candidate:", LISTWISE, LIST, list),
+    # Public code: Rerank/dataset/datasets_MMEB_rerank.py (training, whose pairwise instruction is misspelled) and
+    # Embedding/src/model_utils.py (evaluation, where it is spelled right).  Otherwise the two agree.
+    PUBLIC: Format(
+        pair=JUDGE.rstrip(),
+        taught_pair=JUDGE.rstrip().replace("respond with 'No'", "responed with 'No'"),
+        candidate="Candidate:",
+        listing=LISTWISE.rstrip(),
+        candidates="Candidates:",
+        arranged=image_first,
+    ),
+}
+"""Prompt formats by name: `unime`, ours, and `public`, the public code's, in which the published reranker was trained and is evaluated."""
+
+
+def judge_turn(query: Sequence[Any], candidate: Sequence[Any], form: str = UNIME, *, taught: bool = False) -> list[Any]:
+    """The user's turn that asks whether one candidate meets one query; both as `parts`.
+
+    `form` is a name of FORMATS.  `taught`: the turn as the reranker's training shows it, which is another one in `public`.
+    """
+    words = FORMATS[form]
+    instruction = words.taught_pair if taught else words.pair
+    return [instruction + "Query:", *words.arranged(query), words.candidate, *words.arranged(candidate)]
+
+
+def list_turn(query: Sequence[Any], candidates: Sequence[Sequence[Any]], form: str = UNIME) -> list[Any]:
+    """The user's turn that shows all candidates, numbered from 1; `form` is a name of FORMATS."""
+    words = FORMATS[form]
+    turn: list[Any] = [words.listing + "Query:", *words.arranged(query), words.candidates]
     for number, candidate in enumerate(candidates, start=1):
-        turn += [mark(number), *candidate]
+        turn += [mark(number), *words.arranged(candidate)]
     return turn
 
 
@@ -73,6 +122,15 @@ def list_answer(number: int) -> str:
 
 
 def read_list_answer(text: str, count: int) -> int | None:
-    """The first `(number)` of a generated answer, or None where there is none or it is not in 1..count."""
+    """The number (from 1) of the candidate that a generated answer names, or None if it names none of the `count`.
+
+    As in the public code (Embedding/eval_rerank.py) it is the first number in parentheses, without blanks in them, and `(0)` names the
+    last candidate, because the public code looks up element 0 - 1 of a Python list.
+    """
     found = _ANSWER.search(text)
-    return int(found[1]) if found and 1 <= int(found[1]) <= count else None
+    if found is None:
+        return None
+    number = int(found[1])
+    if number == 0:
+        return count
+    return number if number <= count else None

@@ -19,7 +19,7 @@ FAMILIES: dict[str, type[Backbone]] = {
     "internvl": InternVL,
 }
 
-__all__ = ["FAMILIES", "Backbone", "Encoded", "ModelError", "Picture", "Prompt", "load"]
+__all__ = ["FAMILIES", "Backbone", "Encoded", "ModelError", "Picture", "Prompt", "limit_tokens", "load"]
 
 
 def load(
@@ -27,6 +27,7 @@ def load(
     *,
     models: Any,
     image_size: int = 0,
+    max_tokens: int | None = None,
     adapter: str | Path | None = None,
     train: bool = False,
     weights: bool = True,
@@ -34,10 +35,11 @@ def load(
     """Open a model folder, with an adapter's weights merged into it, or left apart and trainable where `train`.
 
     `models` is the config's section of that name (dtype, device, max_length).  Images are squashed to a square of `image_size` pixels a
-    side before the processor; 0 leaves them as they are.  `adapter` is a peft adapter for this folder, or a folder of merged weights,
-    which is then opened in place of `folder`.  Without `weights` there are prompts, tokens and lengths, and nothing is computed: for an
-    engine that has the weights itself.  Raises ModelError where a folder lacks a file, a file is damaged, the adapter does not
-    fit, or no family knows the model.
+    side before the processor; 0 leaves them as they are.  `max_tokens` then bounds the tokens of each, its aspect kept.
+    `adapter` is a peft adapter for this folder, or a folder of merged weights, which is then opened in place of `folder`.  Without
+    `weights` there are prompts, tokens and lengths, and nothing is computed: for an engine that has the weights itself.  Raises
+    ModelError where a folder lacks a file, a file is damaged, the adapter does not fit, no family knows the model, or its family cannot
+    bound an image's tokens.
     """
     folder, adapter = Path(folder), Path(adapter) if adapter is not None else None
     if adapter is not None and is_merged(adapter):
@@ -45,4 +47,21 @@ def load(
     kind = read_config(folder).get("model_type")
     if kind not in FAMILIES:
         raise ModelError(f"{folder}: config.json has model_type {kind!r}; known: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[kind].open(folder, adapter=adapter, models=models, image_size=image_size, train=train, weights=weights)
+    backbone = FAMILIES[kind].open(folder, adapter=adapter, models=models, image_size=image_size, train=train, weights=weights)
+    limit_tokens(backbone, max_tokens)
+    return backbone
+
+
+def limit_tokens(backbone: Backbone, most: int | None) -> None:
+    """Bound the tokens of every image that the backbone is shown; None leaves its folder's own bounds.
+
+    Raises ModelError for a family that cuts images into tiles, whose number of tokens cannot be chosen so.
+    """
+    if most is None:
+        return
+    if not isinstance(backbone, Qwen2VL):
+        raise ModelError(
+            f"{backbone.folder}: max_tokens ({most}) bounds the images of Qwen2-VL and Qwen2.5-VL; {type(backbone).__name__} cuts images "
+            "into tiles: set max_tokens to null, and image_size to what keeps them small"
+        )
+    backbone.limit_tokens(most)

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from unime import prompts
 from unime.backbones import lora as adapters
 from unime.backbones.files import chat_template, check_adapter, check_fit, check_model
-from unime.backbones.inputs import Encoded, Picture, Prompt, part, together
+from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, part, together
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
 
@@ -149,12 +149,12 @@ class Backbone:
                 f"image_size ({self.image_size} now): {prompt.text[:80]!r}"
             )
 
-    def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[str] | None = None, side: str = "left") -> dict[str, Tensor]:
+    def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[Answer] | None = None, side: str = "left") -> dict[str, Tensor]:
         """A padded batch on the model's device.
 
         `input_ids`, `attention_mask` (B, L) int64; with images what the family's `_shapes` adds and `pixel_values` (P, ...), under the
         names that the model's own forward pass takes, or `image_features` (V, D) in place of pixels where all pictures have theirs;
-        with answers `labels` (B, L): the answer and the turn's end token, -100 elsewhere.
+        with answers `labels` (B, L): the answer and the turn's end token (an answer in tokens: those), -100 elsewhere.
         """
         encoded = [item if isinstance(item, Encoded) else self.encode(item) for item in items]
         tails = [self._answer(answer) for answer in answers] if answers is not None else [[]] * len(encoded)
@@ -289,7 +289,9 @@ class Backbone:
         logits = self.head(self.hidden(batch)[row, column - 1])  # (answer tokens, vocabulary)
         return row, nn.functional.cross_entropy(logits.float(), labels[row, column], reduction="none")
 
-    def _answer(self, answer: str) -> list[int]:
+    def _answer(self, answer: Answer) -> list[int]:
+        if not isinstance(answer, str):
+            return list(answer)
         return [*self.tokenizer.encode(answer, add_special_tokens=False), self.end]
 
     def _check(self) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+Answer = str | Sequence[int]
+"""The assistant's turn behind a prompt: its text, to which the end of the turn is added, or all of its tokens."""
+
 
 class Picture(NamedTuple):
     """One image as the model takes it: how many `tokens` it becomes, `shape` (1, k) int64 (k numbers that the family needs about it), and

@@ -16,9 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
+from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from unime.backbones.base import Backbone, Picture
+
+LEAST = 4
+"""Tokens of an image, at least, where the most of them are bounded (public code: min_pixels 4 x 28 x 28)."""
 
 
 class Qwen2VL(Backbone):
@@ -33,6 +37,11 @@ class Qwen2VL(Backbone):
     def vision_start(self) -> int:
         """The id of the token that introduces an image in a chat prompt."""
         return self.token(self.VISION_START)
+
+    def limit_tokens(self, most: int) -> None:
+        """Shrink images to at most `most` tokens, and enlarge them to at least LEAST; their aspect is kept but for whole tokens."""
+        pixels = (self.processor.patch_size * self.processor.merge_size) ** 2  # of one token
+        self.processor.size = SizeDict(shortest_edge=LEAST * pixels, longest_edge=most * pixels)
 
     def _tokens(self, height: int, width: int) -> int:
         return self.processor.get_number_of_image_patches(height, width) // self.processor.merge_size**2

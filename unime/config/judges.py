@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
+from unime.config.types import Count, Name, Positive, PromptFormat, Rate, Section, Side, nearest
 
 JUDGED = "judge"
 """The run's own judge in judge.means; `mine.source` of the negatives that are mined here."""
@@ -62,6 +62,7 @@ class Judge(Section):
         description="exact: float32 raw logits; published: bfloat16 logits after a repetition penalty of 1.05, as in the published scores"
     )
     image_size: Side
+    prompt: PromptFormat = Field(description="unime: the paper's question with blanks between its parts; public: the public code's strings")
     shard: Positive = Field(description="pairs of a shard; a killed run loses one shard at most")
     transformers: TransformersJudge = Field(description="read where it is the backend; so are the next two")
     vllm: VllmJudge

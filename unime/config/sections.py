@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
-from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
+from unime.config.types import Count, Name, Positive, PromptFormat, Rate, Section, Side, nearest
 
 Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
 
@@ -189,7 +189,19 @@ class SoftLabels(Mined):
 class Reranker(Optimizer):
     lora: Lora
     image_size: Side
-    list_negatives: Annotated[int, Field(ge=1)] = Field(description="hardest negatives shown in a list, at most")
+    max_tokens: Annotated[int, Field(ge=4)] | None = Field(
+        description="visual tokens of an image, at most, after image_size and with its aspect kept; null: the folder's own bounds"
+    )
+    prompt: PromptFormat = Field(description="format of the prompts, in training and in evaluation; public: the published reranker's")
+    pair_negative: Literal["hardest", "first"] = Field(
+        description="negative of the pair: the one with the highest score, or the first of the mined list (most similar; public code)"
+    )
+    list_order: Literal["hardest", "first"] = Field(description="which negatives a list shows first, by the same two rules")
+    loss: Literal["sequence", "token"] = Field(
+        description="sequence: mean over answer and turn's end of each sequence, L_pair + L_list; token: one mean over the tokens of a "
+        "query's three sequences, chat header and last line end included (public code)"
+    )
+    list_negatives: Annotated[int, Field(ge=1)] = Field(description="negatives shown in a list, at most")
     list_fixed: bool = Field(description="true: always list_negatives of them; false: 1..list_negatives, drawn for each query")
 
 
@@ -221,6 +233,10 @@ class Evaluate(Section):
     rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)")
     rerank_mode: Literal["likelihood", "generate"] = Field(
         description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
+    )
+    rerank_image_size: Side | None = Field(description="as image_size, of the reranker's images; null: train.reranker.image_size")
+    compositional_rerank: Literal["pairwise", "listwise"] = Field(
+        description="SugarCrepe with reranker; pairwise: P(Yes) of each caption alone (public code); listwise: both captions in one list"
     )
     tie_rule: Literal["content", "vlm2vec_v1", "vlm2vec_v2", "unime_v2"] = Field(
         description="content: a candidate equal in content to the right one is right, other ties are wrong; vlm2vec_v1: the first index "

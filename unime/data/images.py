@@ -28,16 +28,30 @@ _AHEAD = 4096  # images handed to the decoding threads at a time
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, ArithmeticError, LookupError, TypeError, MemoryError)
 
 
-def open_image(path: str, member: str, max_pixels: int) -> Image.Image:
-    """The decoded RGB image.  Raises BadImage."""
-    return decode(archive(path).read(member), max_pixels, path, member)
+def open_image(path: str, member: str, max_pixels: int, on_white: bool = False) -> Image.Image:
+    """The decoded RGB image; what is transparent in it is white where `on_white`, else as `decode`.  Raises BadImage."""
+    return decode(archive(path).read(member), max_pixels, path, member, on_white)
 
 
-def decode(data: bytes, max_pixels: int, file: str, member: str) -> Image.Image:
-    """Decode an image's bytes to RGB.  Raises BadImage where they are no whole image, or one of more than `max_pixels`."""
+def decode(data: bytes, max_pixels: int, file: str, member: str, on_white: bool = False) -> Image.Image:
+    """Decode an image's bytes to RGB.  Raises BadImage where they are no whole image, or one of more than `max_pixels`.
+
+    Transparent pixels show the colour that lies below them, or white where `on_white`.
+    """
     image = header(data, max_pixels, file, member)
     with _named(file, member):
+        return whitened(image) if on_white else image.convert("RGB")
+
+
+def whitened(image: Image.Image) -> Image.Image:
+    """The image in RGB on a white ground: a pixel of opacity a becomes a parts of its colour and 1 - a parts of white."""
+    image.load()  # some formats know of their transparency only when they are decoded
+    if not image.has_transparency_data:
         return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(coloured, mask=coloured.getchannel("A"))
+    return ground
 
 
 def squashed(image: Image.Image, side: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Items:
         artifacts.check(table, artifacts.ITEMS, source)
         self.ids: list[str] = table["id"].to_list()
         self.max_pixels = max_pixels
+        self.white = False
         self._texts, self._archives, self._members = (table[name].to_list() for name in ("text", "archive", "member"))
         self._row = {id: row for row, id in enumerate(self.ids)}
         self._source = source
@@ -52,6 +54,15 @@ class Items:
         table = artifacts.read_tables(folder, names, "items.parquet", artifacts.ITEMS)
         return cls(table.unique("id", keep="first", maintain_order=True).sort("id"), max_pixels, str(folder))
 
+    def on_white(self) -> Items:
+        """The same items, whose transparent images stand on white: what the reranker sees, in training and in evaluation.
+
+        The public code does so for its reranker alone (Embedding/src/vlm_backbone/qwen2_5_vl_Rerank/LamRA_qwen2_5_vision_process.py).
+        """
+        items = copy.copy(self)
+        items.white = True
+        return items
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -61,7 +72,9 @@ class Items:
     def __getitem__(self, id: str) -> Content:
         """Raises BadImage where the image is no longer what the data stage saw, KeyError for an unknown id."""
         row = self._at(id)
-        image = images.open_image(self._archives[row], self._members[row], self.max_pixels) if self._members[row] else None
+        if not self._members[row]:
+            return Content(self._texts[row], None)
+        image = images.open_image(self._archives[row], self._members[row], self.max_pixels, self.white)
         return Content(self._texts[row], image)
 
     def peek(self, id: str) -> Content:

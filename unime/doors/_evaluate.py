@@ -14,9 +14,12 @@ SECTIONS = (
     "embed.shard",
     "data.max_pixels",
     "train.reranker.image_size",
+    "train.reranker.max_tokens",
+    "train.reranker.prompt",
     "evaluate.image_size",
     "evaluate.rerank",
     "evaluate.rerank_mode",
+    "evaluate.rerank_image_size",
     "evaluate.tie_rule",
 )
 INPUTS = (

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 MODEL = ("models.dtype", "models.device", "models.attention", "models.max_length")
-JUDGE = ("judge.backend", "judge.image_size", "judge.shard", "judge.{judge.backend}")  # of the backends' settings only the chosen one's
+# Of the backends' settings only the chosen one's.
+JUDGE = ("judge.backend", "judge.image_size", "judge.prompt", "judge.shard", "judge.{judge.backend}")

@@ -29,4 +29,10 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     return f"{metric} " + ", ".join(f"{MODELS[row['model']]} {100 * row['value']:.1f}" for row in first)
 
 
-DOOR = Door(sections=SECTIONS, inputs=INPUTS, outputs=("results/evaluate/{item}",), items="evaluate.crossmodal", run=run)
+DOOR = Door(
+    sections=(*SECTIONS, "evaluate.compositional_rerank"),
+    inputs=INPUTS,
+    outputs=("results/evaluate/{item}",),
+    items="evaluate.crossmodal",
+    run=run,
+)

@@ -19,7 +19,10 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     sets = config.data.train_sets
     table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
     items = items_of(inputs[0], sets, config.data.max_pixels, mined=inputs[1])
-    backbone = load(config.models.reranker, models=config.models, image_size=config.train.reranker.image_size, train=True)
+    settings = config.train.reranker
+    backbone = load(
+        config.models.reranker, models=config.models, image_size=settings.image_size, max_tokens=settings.max_tokens, train=True
+    )
     return train_reranker(table, items, backbone, config, job, outputs[0])
 
 

@@ -6,8 +6,10 @@ Retrieval      Every query looks in the same pool; Recall@1, 5, 10, a hit where 
 Compositional  An image, its true caption and a false one: a hit where the true one is strictly more similar; a tie is a miss under
                every tie rule (`TIE` in the scores).  The figure is the mean over the column's files, whose sizes differ up to threefold.
 
-The reranker orders UniME-V2's best candidates, both captions of a pair, as `evaluate.run` has it do for MMEB's tasks; what the two
-kinds have of their own is how vectors become a ranking, which candidates a list may name, and the figures.
+The reranker orders UniME-V2's best candidates as `evaluate.run` has it do for MMEB's tasks.  For compositional pairs it does the same with
+both captions of a pair (`evaluate.compositional_rerank` listwise), or says of each caption by itself whether it meets the image
+(pairwise, as in the public code).  What the two kinds have of their own is how vectors become a ranking, which candidates a list may
+name, and the figures.
 """
 
 from __future__ import annotations
@@ -40,13 +42,15 @@ def evaluate_captions(
 ) -> Tables:
     """SCORES and PREDICTIONS of every model on one cross-modal column (tables CAPTION_QUERIES and POOL, their `items`).
 
-    `adapters` and `config` as for `run.evaluate`.  Metrics: recall@1, recall@5, recall@10; or accuracy and accuracy/<part>; and the
-    share of `unread` answers where the reranker gave some.  Of several right answers PREDICTIONS names the best one among `top`.
+    `adapters` and `config` as for `run.evaluate`, with evaluate.compositional_rerank.  Metrics: recall@1, recall@5, recall@10; or accuracy
+    and accuracy/<part>; and the share of `unread` answers where the reranker gave some.  Of several right answers PREDICTIONS names the
+    best one among `top`.
     Raises ArtifactError for a column without queries, with a right answer that is not in the pool or a pair that is none, ConfigError
     for a column that no registry knows.
     """
     models = Models.of(queries, items, adapters, config, job)
     name, kind = queries["task"][0], kind_of(queries, pool, config.evaluate.tie_rule)
+    pairwise = isinstance(kind, Pairs) and config.evaluate.compositional_rerank == "pairwise"
 
     def tables(model: str, found: Ranking) -> Tables:
         ranking = kind.judged(found)
@@ -57,7 +61,7 @@ def evaluate_captions(
         return tables(model, kind.ranking(*models.embed(model, kind.ids()), models.keep))
 
     def reordered(before: list[list[str]]) -> Tables:
-        return tables(RERANKER, models.rerank(queries["query"].to_list(), kind.listed(before), before, kind.rule))
+        return tables(RERANKER, models.rerank(queries["query"].to_list(), kind.listed(before), before, kind.rule, pairwise))
 
     return models.tables(ranked, reordered)
 

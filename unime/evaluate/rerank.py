@@ -4,7 +4,10 @@ likelihood  Every answer (1)..(n) is scored by its exact log likelihood, the end
             fail to parse.  The answers share the prompt and, up to the number, their own first tokens: that part runs once, its keys
             and values stay, and the n remainders run together behind it, each seeing the prompt and itself.
 generate    Greedy text, the first `(number)` in it is put first, the others keep their order; an answer that cannot be read, or whose
-            number is not in the list, counts as wrong.  As in the public code.
+            number is not in the list, counts as wrong.  As in the public code, whose reading of `(0)` is kept too: the last candidate.
+pairwise    No list: each candidate is asked for alone, and its score is the log odds of Yes against No.  As in the public code for
+            SugarCrepe, where P(Yes) of the true caption must be above that of the false one.  P(Yes) grows with the log odds, which,
+            unlike it, do not all become 1.0 where the model is sure.
 
 Candidates are shown best first, as the public code does, although a listwise reader may favour a place; training draws the place of
 the right one uniformly.  What was refused: n copies of each prompt in a batch (n times the work), candidates shuffled for each query
@@ -25,39 +28,54 @@ from torch import Tensor
 from unime import artifacts, prompts, shards
 from unime.backbones import Backbone, Encoded, Prompt
 from unime.backbones.base import IGNORED
+from unime.config import View
 from unime.data.items import Content, Items
 from unime.embed import Lanes
 
 SHARD = 128
 """Queries of a shard; a killed run loses one shard at most, and batches do not reach over shards, so they are the same every time."""
 
-ANSWER_TOKENS = 24
-"""Tokens of a generated answer, at most."""
+ANSWER_TOKENS = 128
+"""Tokens of a generated answer, at most (public code: Embedding/eval_rerank.py)."""
 
 _SCORES = {"row": pl.Int64, "scores": pl.List(pl.Float64), "text": pl.String}
 Track = Callable[..., Iterable]
 Result = tuple[int, list[float], str]
 """Row, scores of its candidates, generated text."""
+Pair = tuple[int, str]
+"""Row and one of its candidates."""
 
 
-def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content]) -> Prompt:
-    """The listwise prompt, candidates numbered from 1 in the given order."""
-    return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates]))
+def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content], form: str = prompts.UNIME) -> Prompt:
+    """The listwise prompt, candidates numbered from 1 in the given order; `form` is a name of `prompts.FORMATS`."""
+    return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates], form))
+
+
+def pair_prompt(backbone: Backbone, query: Content, candidate: Content, form: str = prompts.UNIME) -> Prompt:
+    """The pairwise prompt, which Yes or No answers; `form` is a name of `prompts.FORMATS`."""
+    return backbone.chat_prompt(prompts.judge_turn(query.parts, candidate.parts, form))
+
+
+def image_size(config: View) -> int:
+    """Pixels of the side to which the reranker's images are squashed in evaluation: its own setting, or that of the training."""
+    own = config.evaluate.rerank_image_size
+    return config.train.reranker.image_size if own is None else own
 
 
 @dataclass(frozen=True)
 class Lists:
-    """What is to be ordered: candidate ids of each query, best first, and the reranker that does it."""
+    """What is to be ordered: candidate ids of each query, best first, the reranker that does it, and its prompt format."""
 
     backbone: Backbone
     items: Items
     queries: Sequence[str]
     lists: Sequence[Sequence[str]]
+    form: str = prompts.UNIME
 
     def plan(self, rows: Sequence[int], batch_tokens: int, extra: int) -> list[list[int]]:
         """Rows in batches of at most `batch_tokens` tokens, padding and `extra` tokens a row included; longest first."""
         contents = ((self.items.peek(self.queries[row]), [self.items.peek(i) for i in self.lists[row]]) for row in rows)
-        lengths = [self.backbone.length(prompt(self.backbone, *shown)) + extra for shown in contents]
+        lengths = [self.backbone.length(prompt(self.backbone, *shown, self.form)) + extra for shown in contents]
         return [[rows[place] for place in batch] for batch in shards.batches(lengths, batch_tokens)]
 
     def encoded(self, batch: Sequence[int]) -> list[Encoded]:
@@ -65,20 +83,42 @@ class Lists:
         found = []
         for row in batch:
             try:
-                shown = prompt(self.backbone, self.items[self.queries[row]], [self.items[i] for i in self.lists[row]])
+                shown = prompt(self.backbone, self.items[self.queries[row]], [self.items[i] for i in self.lists[row]], self.form)
                 found.append(self.backbone.encode(shown))
             except ValueError as error:
                 raise ValueError(f"query {self.queries[row]} with {len(self.lists[row])} candidates: {error}") from error
+        return found
+
+    def plan_pairs(self, rows: Sequence[int], batch_tokens: int) -> list[list[Pair]]:
+        """Each row with each of its candidates, in batches of at most `batch_tokens` tokens, padding included; longest first."""
+        pairs = [(row, candidate) for row in rows for candidate in self.lists[row]]
+        lengths = []
+        for row, candidate in pairs:
+            query = self.items.peek(self.queries[row])
+            asked = pair_prompt(self.backbone, query, self.items.peek(candidate), self.form)
+            lengths.append(self.backbone.length(asked))
+        return [[pairs[place] for place in batch] for batch in shards.batches(lengths, batch_tokens)]
+
+    def encoded_pairs(self, batch: Sequence[Pair]) -> list[Encoded]:
+        """Pairwise prompts.  Raises ValueError naming the query and the candidate of one that is too long."""
+        found = []
+        for row, candidate in batch:
+            asked = pair_prompt(self.backbone, self.items[self.queries[row]], self.items[candidate], self.form)
+            try:
+                found.append(self.backbone.encode(asked))
+            except ValueError as error:
+                raise ValueError(f"query {self.queries[row]} with candidate {candidate}: {error}") from error
         return found
 
 
 def score(asked: Lists, *, mode: str, batch_tokens: int, scratch: Path, track: Track) -> tuple[np.ndarray, list[bool]]:
     """Scores (Q, n) float64 of the candidates of each query, and which queries got no readable answer (mode `generate`).
 
-    `likelihood`: log likelihoods; `generate`: 1 for the named candidate, 0 for the others, all equal where unread.  -inf behind the end
-    of a shorter list.  Finished shards of `SHARD` queries are kept in the folder `scratch` and not computed again.
+    `likelihood`: log likelihoods; `generate`: 1 for the named candidate, 0 for the others, all equal where unread; `pairwise`: log odds of
+    Yes.  -inf behind the end of a shorter list.  Finished shards of `SHARD` queries are kept in the folder `scratch` and not computed
+    again.
     """
-    read = likelihoods if mode == "likelihood" else answers
+    read = {"likelihood": likelihoods, "generate": answers, "pairwise": log_odds}[mode]
     parts = shards.run(
         shards.cut(range(len(asked.queries)), SHARD),
         scratch,
@@ -128,6 +168,28 @@ def answers(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result
             number = prompts.read_list_answer(text, len(asked.lists[row]))
             results.append((row, [float(place == number) for place in range(1, len(asked.lists[row]) + 1)], text))
     return results
+
+
+@torch.no_grad()
+def log_odds(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:
+    """For each row: the log odds of Yes against No for each of its candidates, asked for alone, and no text."""
+    backbone = asked.backbone
+    words = [backbone.token(prompts.YES), backbone.token(prompts.NO)]
+    plan = asked.plan_pairs(rows, batch_tokens)
+
+    @torch.no_grad()  # a thread's own
+    def work(batch: list[Pair]) -> list[float]:
+        encoded = asked.encoded_pairs(batch)
+        with lanes.turn:
+            logits = backbone.answer_logits(backbone.collate(encoded), words)
+            return (logits[:, 0] - logits[:, 1]).tolist()
+
+    with Lanes(backbone.device) as lanes:
+        done = list(shards.spread(plan, work, lanes.count))
+    known: dict[Pair, float] = {}
+    for batch, values in zip(plan, done, strict=True):
+        known.update(zip(batch, values, strict=True))
+    return [(row, [known[row, candidate] for candidate in asked.lists[row]], "") for row in rows]
 
 
 def answer_tokens(backbone: Backbone, count: int) -> list[list[int]]:

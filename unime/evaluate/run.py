@@ -31,8 +31,8 @@ def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | Non
     """SCORES and PREDICTIONS of every model on one task (table TASKS, its `items`).
 
     `adapters` names the adapter folder of each key of `tasks.MODELS`, None for the base model as it is.  `config` needs the sections
-    models, embed, train.reranker.image_size (a list shows many images at once, at the size that it was trained with),
-    evaluate.image_size, evaluate.rerank, evaluate.rerank_mode, evaluate.tie_rule.  Raises ArtifactError for a task without queries
+    models, embed, train.reranker.image_size, .max_tokens and .prompt (a list is shown as it was trained), evaluate.image_size,
+    evaluate.rerank, evaluate.rerank_mode, evaluate.rerank_image_size, evaluate.tie_rule.  Raises ArtifactError for a task without queries
     or with a right answer outside its candidates.
     """
     models = Models.of(task, items, adapters, config, job)
@@ -85,16 +85,20 @@ class Models:
             track=self.job.track,
         )
 
-    def _load(self, folder: str, model: str, size: int) -> Backbone:
-        return load(folder, adapter=self.adapters[model], models=self.config.models, image_size=size)
+    def _load(self, folder: str, model: str, size: int, max_tokens: int | None = None) -> Backbone:
+        return load(folder, adapter=self.adapters[model], models=self.config.models, image_size=size, max_tokens=max_tokens)
 
-    def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str) -> Ranking:
-        """The best `evaluate.rerank` candidates of `before` in the reranker's order, the others behind them as they were."""
+    def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str, pairwise: bool = False) -> Ranking:
+        """The best `evaluate.rerank` candidates of `before` in the reranker's order, the others behind them as they were.
+
+        `pairwise`: the reranker is asked for each candidate alone, whatever `evaluate.rerank_mode` says of lists.
+        """
         lists = [row[: self.config.evaluate.rerank] for row in before]
-        reranker = self._load(self.config.models.reranker, RERANKER, self.config.train.reranker.image_size)
-        mode = self.config.evaluate.rerank_mode
+        settings = self.config.train.reranker
+        reranker = self._load(self.config.models.reranker, RERANKER, rerank.image_size(self.config), settings.max_tokens)
+        mode = "pairwise" if pairwise else self.config.evaluate.rerank_mode
         scores, unread = rerank.score(
-            rerank.Lists(reranker, self.items, queries, lists),
+            rerank.Lists(reranker, self.items.on_white(), queries, lists, settings.prompt),
             mode=mode,
             batch_tokens=self.config.embed.batch_tokens,
             scratch=self.job.scratch / f"{RERANKER}-lists",

@@ -59,7 +59,7 @@ class _Again(Exception):
 
 def open_judge(_: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> OpenaiJudge:
     """See `unime.judge.open_backend`; the model is the server's, and the folder is not looked into."""
-    return OpenaiJudge(items, settings.openai, settings.image_size, log)
+    return OpenaiJudge(items, settings.openai, settings.image_size, log, settings.prompt)
 
 
 class Answer(NamedTuple):
@@ -74,10 +74,11 @@ class Answer(NamedTuple):
 
 
 class OpenaiJudge:
-    """See `unime.judge.Backend`: rows are log-probabilities.  `settings` is the config's section `judge.openai`."""
+    """See `unime.judge.Backend`: rows are log-probabilities.  `settings` is the config's section `judge.openai`, `form` a name of
+    `prompts.FORMATS`."""
 
-    def __init__(self, items: Items, settings: Any, image_size: int, log: logging.Logger):
-        self.items, self.settings, self.image_size, self.log = items, settings, image_size, log
+    def __init__(self, items: Items, settings: Any, image_size: int, log: logging.Logger, form: str = prompts.UNIME):
+        self.items, self.settings, self.image_size, self.log, self.form = items, settings, image_size, log, form
         self.url = os.environ.get("OPENAI_BASE_URL", settings.url).rstrip("/")
         key = os.environ.get("OPENAI_API_KEY")
         self.client = httpx2.Client(
@@ -105,7 +106,9 @@ class OpenaiJudge:
                 for block in blocks(questions, BLOCK):
                     shown = self._parts(block)
                     queries, candidates = zip(*((one.query, candidate) for one in block for candidate in one.candidates), strict=True)
-                    turns = [prompts.judge_turn(shown[query], shown[one]) for query, one in zip(queries, candidates, strict=True)]
+                    turns = [
+                        prompts.judge_turn(shown[query], shown[one], self.form) for query, one in zip(queries, candidates, strict=True)
+                    ]
                     found += pool.map(ask, queries, candidates, turns)
             except Stopped:
                 raise failed[0] from None

@@ -33,14 +33,16 @@ LOOKED = 16  # pictures of a block that a thread holds as pixels at a time
 
 def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> TransformersJudge:
     """See `unime.judge.open_backend`."""
-    return TransformersJudge(load(folder, models=models, image_size=settings.image_size), items, settings.transformers.batch_tokens)
+    backbone = load(folder, models=models, image_size=settings.image_size)
+    return TransformersJudge(backbone, items, settings.transformers.batch_tokens, settings.prompt)
 
 
 class TransformersJudge:
-    """See `unime.judge.Backend`.  `batch_tokens` bounds the tokens of a forward pass; one sequence may exceed it."""
+    """See `unime.judge.Backend`.  `batch_tokens` bounds the tokens of a forward pass; one sequence may exceed it.  `form` is a name of
+    `prompts.FORMATS`."""
 
-    def __init__(self, backbone: Backbone, items: Items, batch_tokens: int):
-        self.backbone, self.items, self.batch_tokens = backbone, items, batch_tokens
+    def __init__(self, backbone: Backbone, items: Items, batch_tokens: int, form: str = prompts.UNIME):
+        self.backbone, self.items, self.batch_tokens, self.form = backbone, items, batch_tokens, form
         self.words = [backbone.token(prompts.YES), backbone.token(prompts.NO)]
         self.tokens = Tokens(backbone)
         self.pictures = Pictures(backbone, items)
@@ -66,7 +68,7 @@ class TransformersJudge:
         """As `answers`, one sequence at a time and nothing shared: what `answers` must equal."""
         found = []
         for candidate in question.candidates:
-            turn = prompts.judge_turn(self.items[question.query].parts, self.items[candidate].parts)
+            turn = prompts.judge_turn(self.items[question.query].parts, self.items[candidate].parts, self.form)
             batch = self.backbone.collate([self.backbone.chat_prompt(turn)])
             with torch.inference_mode():
                 found.append(self.backbone.answer_logits(batch, self.words).cpu().numpy())
@@ -76,7 +78,8 @@ class TransformersJudge:
         """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown: of those
         at hand in `shown`, by the image's place, or of the store's."""
         query = self._parts(question.query, shown)
-        asked = [self.backbone.chat_prompt(prompts.judge_turn(query, self._parts(candidate, shown))) for candidate in question.candidates]
+        turns = [prompts.judge_turn(query, self._parts(candidate, shown), self.form) for candidate in question.candidates]
+        asked = [self.backbone.chat_prompt(turn) for turn in turns]
         try:
             return [self.backbone.encode(prompt, self.tokens.ids(prompt.text)) for prompt in asked]
         except ValueError as error:

@@ -59,14 +59,16 @@ class Request(NamedTuple):
 
 def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> VllmJudge:
     """See `unime.judge.open_backend`."""
-    return VllmJudge(load(folder, models=models, image_size=settings.image_size, weights=False), items, settings.vllm, log)
+    backbone = load(folder, models=models, image_size=settings.image_size, weights=False)
+    return VllmJudge(backbone, items, settings.vllm, log, settings.prompt)
 
 
 class VllmJudge:
-    """See `unime.judge.Backend`.  `backbone` is open without weights; the engine starts with the first question."""
+    """See `unime.judge.Backend`.  `backbone` is open without weights; the engine starts with the first question.  `form` is a name of
+    `prompts.FORMATS`."""
 
-    def __init__(self, backbone: Backbone, items: Items, settings: Any, log: logging.Logger):
-        self.backbone, self.items, self.settings, self.log = backbone, items, settings, log
+    def __init__(self, backbone: Backbone, items: Items, settings: Any, log: logging.Logger, form: str = prompts.UNIME):
+        self.backbone, self.items, self.settings, self.log, self.form = backbone, items, settings, log, form
         self.words = [backbone.token(prompts.YES), backbone.token(prompts.NO)]
         self.tokens = Tokens(backbone)
 
@@ -131,7 +133,7 @@ class VllmJudge:
             return prompts.parts(self.items.text(id), images[self.items.image_place(id)] if self.items.has_image(id) else None)
 
         backbone = self.backbone
-        prompt = backbone.chat_prompt(prompts.judge_turn(parts(query), parts(candidate)))
+        prompt = backbone.chat_prompt(prompts.judge_turn(parts(query), parts(candidate), self.form))
         length = backbone.length(prompt, self.tokens.ids(prompt.text))
         try:
             backbone.check_length(length, prompt)

@@ -21,6 +21,7 @@ import torch
 from unime import artifacts, backbones
 from unime.backbones import Backbone
 from unime.data.items import Items
+from unime.evaluate import rerank
 from unime.evaluate.tasks import EMBEDDERS
 from unime.plan import counts, rates, tokens
 from unime.plan.counts import Work
@@ -79,13 +80,14 @@ class Estimate:
         self._items: dict[tuple[str, ...], Items] = {}
         self._rates: dict[Any, Rate | None] = {}
         settings, models = config.train, config.models
-        list_model = (models.reranker, settings.reranker.image_size)
-        self.models = {
-            "embed_train": (config.embed.model, config.embed.image_size),
-            "judge": (models.judge, config.judge.image_size),
-            **{f"train_{kind}": (models.base, settings.image_size) for kind in ("in_batch", "hard_negatives", "unime_v2")},
-            **dict.fromkeys(("train_reranker", "evaluate_reranker", "crossmodal_reranker"), list_model),
-            **dict.fromkeys(("evaluate", "crossmodal"), (models.base, config.evaluate.image_size)),
+        most = settings.reranker.max_tokens
+        self.models = {  # folder, image_size, max_tokens
+            "embed_train": (config.embed.model, config.embed.image_size, None),
+            "judge": (models.judge, config.judge.image_size, None),
+            **{f"train_{kind}": (models.base, settings.image_size, None) for kind in ("in_batch", "hard_negatives", "unime_v2")},
+            "train_reranker": (models.reranker, settings.reranker.image_size, most),
+            **dict.fromkeys(("evaluate_reranker", "crossmodal_reranker"), (models.reranker, rerank.image_size(config), most)),
+            **dict.fromkeys(("evaluate", "crossmodal"), (models.base, config.evaluate.image_size, None)),
         }
         if config.mine.source == counts.JUDGED and (whose := config.mine.judgements) != "results/judge":
             self.notes[f"mine.judgements is {whose!r}: the row judge is models.judge; each further judge reads as many pairs"] = None
@@ -110,7 +112,7 @@ class Estimate:
 
     def sizes(self, stage: str) -> Sizes | None:
         """Prompts of the stage's model on the data that are there; None, and a note, where either is not."""
-        folder, side = self.models[stage]
+        folder, side, most = self.models[stage]
         of_tasks = stage.split("_")[0] in ("evaluate", "crossmodal")
         names = tuple(self._tasks(stage) if of_tasks else [one.name for one in self.sets])
         there = (Path(folder) / "config.json").exists()
@@ -122,10 +124,10 @@ class Estimate:
         if not names or not there:
             return None
         root = self.evaluation if of_tasks else self.train
-        if (key := (folder, side, names)) not in self._sizes:
+        if (key := (folder, side, most, names)) not in self._sizes:
             if names not in self._items:
                 self._items[names] = Items.of_sets(root, names, self.config.data.max_pixels)
-            self._sizes[key] = Sizes(tokens.without_weights(folder, self.config.models, side), self._items[names])
+            self._sizes[key] = Sizes(tokens.without_weights(folder, self.config.models, side, most), self._items[names])
         return self._sizes[key]
 
     def _tasks(self, stage: str) -> list[str]:
@@ -260,8 +262,8 @@ class Estimate:
         return rates.searching(width, pool, self.config.retrieve.k + 1, seconds)._replace(side=os.cpu_count() or 1)
 
     def _open(self, stage: str) -> Backbone:
-        folder, side = self.models[stage]
-        return backbones.load(folder, models=self.config.models, image_size=side, train=stage.startswith("train_"))
+        folder, side, most = self.models[stage]
+        return backbones.load(folder, models=self.config.models, image_size=side, max_tokens=most, train=stage.startswith("train_"))
 
     def _row(self, one: Work, load: Load | None) -> Row:
         source = "unknown" if one.count is None else "counted" if one.counted else "at most"

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from unime import artifacts, prompts
-from unime.backbones import FAMILIES, Backbone, ModelError, Picture, Prompt
+from unime.backbones import FAMILIES, Backbone, ModelError, Picture, Prompt, limit_tokens
 from unime.backbones.files import chat_template, read_config
 from unime.backbones.weights import hollow
 from unime.data.items import Content, Items
@@ -49,7 +49,7 @@ class Load(NamedTuple):
     sample: int = 0
 
 
-def without_weights(folder: str | Path, models: Any, image_size: int) -> Backbone:
+def without_weights(folder: str | Path, models: Any, image_size: int, max_tokens: int | None = None) -> Backbone:
     """A backbone that makes prompts and counts their tokens.  Raises ModelError where the folder is not there or of no known family."""
     kind = read_config(Path(folder)).get("model_type")
     if kind not in FAMILIES:
@@ -59,7 +59,9 @@ def without_weights(folder: str | Path, models: Any, image_size: int) -> Backbon
     tokenizer.chat_template = chat_template(Path(folder))
     model = hollow(family.MODEL, Path(folder))
     processor = family.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True)
-    return family(Path(folder), model, tokenizer, processor, models, image_size)
+    backbone = family(Path(folder), model, tokenizer, processor, models, image_size)
+    limit_tokens(backbone, max_tokens)
+    return backbone
 
 
 class Sizes:
@@ -249,7 +251,7 @@ def of_training(kind: str, table: pl.DataFrame, sizes: Sizes, settings: Any, see
 
 def _all_items(one: Any) -> set[str]:
     if isinstance(one, Answers):
-        return {id for _, query, positive, negatives in one.rows for id in (query, positive, *negatives)}
+        return {id for row in one.rows for id in (row.query, row.positive, row.wrong, *row.negatives)}
     return {id for ids in one.items for id in ids}
 
 
