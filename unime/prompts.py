@@ -33,6 +33,11 @@ LIST = " Candidates:"
 _ANSWER = re.compile(r"\(\s*(\d+)\s*\)")
 
 
+def unmarked(text: str) -> str:
+    """The text without its image mark and the line end behind it, as the public code takes marks out of chats and LLaVA's items."""
+    return text.replace(IMAGE_MARK + "\n", "").replace(IMAGE_MARK, "")
+
+
 def parts(text: str, image: Any | None) -> list[Any]:
     """One item as parts: its image where the marker stands (first, if no marker), its text around it.
 
@@ -46,11 +51,6 @@ def parts(text: str, image: Any | None) -> list[Any]:
         return [unmarked(text)]
     before, after = pieces if len(pieces) == 2 else ("", text)
     return [part for part in (before, image, after) if part is not image and part or part is image]
-
-
-def unmarked(text: str) -> str:
-    """The text without its image mark and the line end behind it, as the public code takes marks out of chats and LLaVA's items."""
-    return text.replace(IMAGE_MARK + "\n", "").replace(IMAGE_MARK, "")
 
 
 def judge_turn(query: Sequence[Any], candidate: Sequence[Any]) -> list[Any]:
