@@ -146,9 +146,10 @@ def _first_line(place: str, member: str, line_end: str) -> tuple[str, str | None
         return "", f"its caption is not UTF-8 ({error.reason} at byte {error.start})"
     if not text.strip():
         return "", "it has no caption"
-    whole, ended, _ = text.replace("\r\n", "\n").replace("\r", "\n").partition("\n")
-    if line_end == "keep" and whole.strip():
-        return whole + ended, None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    line, ended, _ = text.partition("\n")
+    if line_end == "keep" and line.strip():
+        return line + ended, None
     return text.strip().split("\n", 1)[0].strip(), None
 
 
