@@ -38,6 +38,7 @@ from unime.evaluate.tasks import TASKS
 from unime.judge import Question
 from unime.judge.transformers_backend import TransformersJudge
 from unime.mine import published as published_scores
+from unime.report import page
 
 EMPTY = {"OK-VQA": 1, "A-OKVQA": 1}
 """Rows with an empty side, which no reader can keep."""
@@ -87,6 +88,7 @@ def test_a_training_set_is_read_in_its_published_shape(root: Path, name: str) ->
     expected = {artifacts.content_id(text, picture(path) if path else None) for text, path in references(name, "train")}
     assert set(items["id"]) == expected
     marked = len(pairs) if name in WITHOUT_IMAGE else 0
+    assert (f"training set {name} {marked}." in page.data_markdown([report], [])) == bool(marked)
     assert report["marks_without_image"] == {"query": marked, "positive": 0}
 
 
