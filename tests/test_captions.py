@@ -136,6 +136,14 @@ def test_several_parquet_files_are_one_benchmark_and_images_may_be_plain_bytes(t
     assert items.filter(pl.col("archive") == file.as_posix())["member"].to_list() == ["image/0"]
 
 
+def test_captions_of_a_fixed_number_are_a_list_like_any_other(tmp_path: Path):
+    file = flickr(tmp_path, [(png(0), ["a", "b"]), (png(1), ["c", "d"])])
+    _, listed, _, _ = read(tmp_path, "Flickr30K_i2t", "fail")
+    pl.read_parquet(file).with_columns(pl.col("text").cast(pl.Array(pl.String, 2))).write_parquet(file)
+    assert pl.read_parquet_schema(file)["text"] == pl.Array(pl.String, 2)
+    assert read(tmp_path, "Flickr30K_i2t", "fail")[1].equals(listed) and len(listed) == 2
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_urban1k_takes_the_first_line_and_counts_as_people_do(packed: bool, tmp_path: Path):
     images = {f"{i}.jpg": png(i) for i in (1, 2, 10)}

@@ -4,6 +4,7 @@ through all rooms as one word of the prompt."""
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +35,12 @@ from unime.doors import (
     train_reranker,
     train_unime_v2,
 )
+from unime.evaluate import rerank
 from unime.evaluate.tasks import TASKS
 from unime.judge import Question
+from unime.judge.openai_backend import OpenaiJudge
 from unime.judge.transformers_backend import TransformersJudge
+from unime.judge.vllm_backend import VllmJudge
 from unime.mine import published as published_scores
 from unime.report import page
 
@@ -324,6 +328,17 @@ def test_the_judge_and_the_reranker_are_shown_no_mark_without_an_image(family, t
     question = Question(queries[0], tuple(positives))
     (shared,) = engine.answers([question])
     assert abs(shared - engine.plain(question)).max() < 1e-4 and abs(shared[0] - shared[1]).max() > 1e-4
+
+    # the other two backends show the same words
+    own = engine.sequences(question)
+    vllm = VllmJudge(backbone, items, None, logging.getLogger("test")).requests([question])
+    assert [one.length for one in vllm] == [len(sequence.ids) for sequence in own]
+    assert all(one.ids.count(backbone.image_token) == len(one.images) == 1 for one in vllm)
+    settings = config.load(Path(__file__).resolve().parents[1] / "config.yaml").judge
+    shown = OpenaiJudge(items, settings.openai, 0, logging.getLogger("test"))._parts([question])
+    assert shown[queries[0]] == [prompts.unmarked(rows_[0][0])]
+    asked = rerank.prompt(backbone, items[queries[0]], [items[id] for id in positives])
+    assert prompts.IMAGE_MARK not in asked.text and len(asked.images) == asked.text.count(backbone.IMAGE_TOKEN) == len(positives)
 
 
 # ---- published scores

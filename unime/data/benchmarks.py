@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from unime import config
-from unime.data import archives, parquet, stream
+from unime.data import archives, parquet, stream, tables
 from unime.data.archives import BadImage
 from unime.data.rows import DataError, Shelf
 
@@ -82,9 +82,9 @@ def _parquet_file(file: Path) -> Iterator[Row]:
                 raise DataError(f"{file}: column {column!r} is missing{config.nearest(column, list(schema))}")
         if not parquet.holds_images(schema["image"]):
             raise DataError(f"{file}: column 'image' is {schema['image']}, needed Binary or Struct(bytes: Binary, path: String)")
-        if schema["text"] not in (pl.List(pl.String), pl.List(pl.Null)):
+        if tables.plain_kind(schema["text"]) not in (pl.List(pl.String), pl.List(pl.Null)):
             raise DataError(f"{file}: column 'text' is {schema['text']}, needed List(String)")
-        lists = pl.scan_parquet(file, glob=False).select("text").collect().to_series().to_list()
+        lists = tables.plain(pl.scan_parquet(file, glob=False).select("text").collect()).to_series().to_list()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); download it again") from error
     for row, captions in enumerate(lists):

@@ -100,17 +100,18 @@ def pairs(
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with categories as the strings that they stand for, and lists of one length as lists."""
-    kinds = {name: _plain(kind) for name, kind in frame.schema.items()}
+    kinds = {name: plain_kind(kind) for name, kind in frame.schema.items()}
     return frame.cast({name: kind for name, kind in kinds.items() if kind != frame.schema[name]})
 
 
-def _plain(kind: Any) -> Any:
+def plain_kind(kind: Any) -> Any:
+    """The type of a column of this type after `plain`."""
     if isinstance(kind, (pl.Categorical, pl.Enum)):
         return pl.String()
     if isinstance(kind, (pl.List, pl.Array)):
-        return pl.List(_plain(kind.inner))
+        return pl.List(plain_kind(kind.inner))
     if isinstance(kind, pl.Struct):
-        return pl.Struct({field.name: _plain(field.dtype) for field in kind.fields})
+        return pl.Struct({field.name: plain_kind(field.dtype) for field in kind.fields})
     return kind
 
 
