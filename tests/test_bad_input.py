@@ -22,8 +22,9 @@ BAD_ROWS = {
     "image bomb": (("q", "", MARK + "t", IMAGE.format("huge")), r"the positive image .*101x100 = 10100 pixels, more than .* 10000"),
     "no image file": (("q", "", MARK + "t", IMAGE.format("text")), "the positive image .*text.png: not an image that can be read"),
     "neither, query": (("", "", "t", ""), "the query has neither text nor image"),
-    "neither, positive": (("q", "", " \n", ""), "the positive has neither text nor image"),
-    "mark without image": ((MARK + "q", "", "t", ""), "the query its text has an image mark but there is no image"),
+    "neither, positive": (("q", "", "", ""), "the positive has neither text nor image"),
+    "a mark and nothing else": (("q", "", MARK, ""), "the positive has neither text nor image"),
+    "two marks without image": ((MARK + MARK + "q", "", "t", ""), "the query its text has 2 image marks"),
     "two marks": ((MARK + MARK + "q", IMAGE.format("good"), "t", ""), "the query its text has 2 image marks"),
 }
 
@@ -149,11 +150,15 @@ def test_a_wrong_column_is_named(tmp_path: Path):
     with pytest.raises(DataError, match="original-.*: column 'pos_text' is missing; nearest: 'pos_txt'"):
         read_train(tmp_path)
     frame.with_columns(qry=pl.lit(3)).write_parquet(file)
-    with pytest.raises(DataError, match="original-.*: column 'qry' is Int32, needed String"):
+    with pytest.raises(DataError, match="original-.*: column 'qry' is Int32, needed String; all 2 rows are lost by it"):
         read_train(tmp_path)
     file = write_eval(tmp_path, [])
-    pl.read_parquet(file).with_columns(tgt_text=pl.lit("a")).write_parquet(file)
-    with pytest.raises(DataError, match=r"test-.*: column 'tgt_text' is String, needed List\(String\)"):
+    frame = pl.read_parquet(file)
+    frame.with_columns(tgt_text=pl.lit("a")).write_parquet(file)
+    with pytest.raises(DataError, match="no usable row of 2; row 0: tgt_text is one string, a, where tgt_img_path is a list"):
+        read_eval(tmp_path)
+    frame.with_columns(tgt_text=pl.lit("a"), tgt_img_path=pl.lit("")).write_parquet(file)
+    with pytest.raises(DataError, match=r"test-.*: column 'tgt_text' is String, needed List\(String\); all 2 rows are lost by it"):
         read_eval(tmp_path)
 
 

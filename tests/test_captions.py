@@ -20,8 +20,8 @@ from unime.data.rows import DataError
 IMAGE = pl.Struct({"bytes": pl.Binary, "path": pl.String})
 
 
-def read(root: Path, task: str, bad_rows: str = "skip"):
-    items, queries, pool, report = captions.read_captions(str(root), task, LIMIT, bad_rows, job(root))
+def read(root: Path, task: str, bad_rows: str = "skip", line_end: str = "strip"):
+    items, queries, pool, report = captions.read_captions(str(root), task, LIMIT, bad_rows, job(root), line_end)
     artifacts.check(items, artifacts.ITEMS, "items")
     artifacts.check(queries, artifacts.CAPTION_QUERIES, "queries")
     artifacts.check(pool, artifacts.POOL, "pool")
@@ -136,6 +136,14 @@ def test_several_parquet_files_are_one_benchmark_and_images_may_be_plain_bytes(t
     assert items.filter(pl.col("archive") == file.as_posix())["member"].to_list() == ["image/0"]
 
 
+def test_captions_of_a_fixed_number_are_a_list_like_any_other(tmp_path: Path):
+    file = flickr(tmp_path, [(png(0), ["a", "b"]), (png(1), ["c", "d"])])
+    _, listed, _, _ = read(tmp_path, "Flickr30K_i2t", "fail")
+    pl.read_parquet(file).with_columns(pl.col("text").cast(pl.Array(pl.String, 2))).write_parquet(file)
+    assert pl.read_parquet_schema(file)["text"] == pl.Array(pl.String, 2)
+    assert read(tmp_path, "Flickr30K_i2t", "fail")[1].equals(listed) and len(listed) == 2
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_urban1k_takes_the_first_line_and_counts_as_people_do(packed: bool, tmp_path: Path):
     images = {f"{i}.jpg": png(i) for i in (1, 2, 10)}
@@ -146,6 +154,28 @@ def test_urban1k_takes_the_first_line_and_counts_as_people_do(packed: bool, tmp_
     assert pool["id"].to_list() == [said(text) for text in ("A street.", "A tram. It is red.", "A café")]
     assert read(tmp_path, "Urban1K_t2i")[1]["right"].to_list() == [[id] for id in queries["query"]]
     assert report["resource_forks"] == (2 if packed else 0)
+
+
+def test_urban1ks_line_end_is_kept_on_request_as_the_public_code_keeps_it(tmp_path: Path):
+    images = {f"{i}.jpg": png(i) for i in range(1, 6)}
+    texts = {
+        "1.txt": b"A street.\r\nMore.\n",
+        "2.txt": b"A tram.",
+        "3.txt": b" A park. \n",
+        "4.txt": b"\nA canal.\n",
+        "5.txt": b"A bus.\rIt",
+    }
+    urban(tmp_path, images, texts, True)
+    found = {line_end: read(tmp_path, "Urban1K_t2i", "fail", line_end)[1] for line_end in ("keep", "strip")}
+    kept, stripped = (found[line_end]["query"].to_list() for line_end in ("keep", "strip"))
+    # as open(file).readlines()[0] gives it; a file that begins with an empty line is read as before, since a line end says nothing
+    assert kept == [said(text) for text in ("A street.\n", "A tram.", " A park. \n", "A canal.", "A bus.\n")]
+    assert stripped == [said(text) for text in ("A street.", "A tram.", "A park.", "A canal.", "A bus.")]
+    for number in (1, 2, 3, 5):
+        file = tmp_path / f"{number}.txt"
+        file.write_bytes(texts[file.name])
+        with open(file, encoding="utf-8") as lines:
+            assert said(lines.readlines()[0]) == kept[number - 1]
 
 
 def test_urban1k_unpacked_without_its_folder_is_read_too(tmp_path: Path):

@@ -33,18 +33,22 @@ FIND_CAPTION = f"{IMAGE_MARK} Find an image caption describing the given image."
 _ANSWER = re.compile(r"\((\d+)\)")
 
 
+def unmarked(text: str) -> str:
+    """The text without its image mark and the line end behind it, as the public code takes marks out of chats and LLaVA's items."""
+    return text.replace(IMAGE_MARK + "\n", "").replace(IMAGE_MARK, "")
+
+
 def parts(text: str, image: Any | None) -> list[Any]:
     """One item as parts: its image where the marker stands (first, if no marker), its text around it.
 
-    A marker without an image, or a second marker, is a ValueError: the row is damaged.
+    A marker without an image is taken out with its line end: in a chat nothing stands for it (public code, model_utils.py).  A second
+    marker is a ValueError: the row is damaged.
     """
     pieces = text.split(IMAGE_MARK)
     if len(pieces) > 2:
         raise ValueError(f"{len(pieces) - 1} image marks in one text; one item holds one image: {text[:80]!r}")
     if image is None:
-        if len(pieces) == 2:
-            raise ValueError(f"the text has an image mark but there is no image: {text[:80]!r}")
-        return [text]
+        return [unmarked(text)]
     before, after = pieces if len(pieces) == 2 else ("", text)
     return [part for part in (before, image, after) if part is not image and part or part is image]
 

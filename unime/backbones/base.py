@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from unime import prompts
 from unime.backbones import lora as adapters
 from unime.backbones.files import chat_template, check_adapter, check_fit, check_model
-from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, part, together
+from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, laid_out, part, shown, stripped, together
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
 
@@ -79,12 +79,17 @@ class Backbone:
 
     def item_prompt(self, content: Any) -> Prompt:
         """The embedder's input for one item (`text`, `image`): raw text with the image where the data has its marker, or, for a family
-        with CHAT_ITEMS, one user turn (its template puts blanks around texts, so the data's own are taken off)."""
+        with CHAT_ITEMS, one user turn (its template puts blanks around texts, so the data's own are taken off).
+
+        A marker without an image is one image token in raw text, which is a word like any other: no pixels stand for it, so its own word
+        embedding stays.  In a user turn nothing stands for it.  Both as in the public code (model_utils.py).
+        """
         pieces = prompts.parts(content.text, content.image)
         if not self.CHAT_ITEMS:
+            if content.image is None and prompts.IMAGE_MARK in content.text:
+                return self._prompt(content.text.replace(prompts.IMAGE_MARK, self.IMAGE_TOKEN), [], bare=1)
             return self._prompt("".join(p if isinstance(p, str) else self.IMAGE_TOKEN for p in pieces), pieces)
-        stripped = [p.strip() if isinstance(p, str) else p for p in pieces]
-        return self._templated([part(p) for p in stripped if p != ""], pieces)
+        return self._templated([part(p) for p in stripped(pieces)], pieces)
 
     def chat_prompt(self, turn: Sequence[str | Image.Image | Picture]) -> Prompt:
         """One user turn through the folder's chat template, images where they stand, ending where the assistant's turn begins."""
@@ -98,9 +103,10 @@ class Backbone:
         messages = [{"role": "user", "content": content}]
         return self._prompt(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True), pieces)
 
-    def _prompt(self, text: str, pieces: Sequence[Any]) -> Prompt:
+    def _prompt(self, text: str, pieces: Sequence[Any], bare: int = 0) -> Prompt:
+        """`bare`: image tokens in the text that stand for no image."""
         images = tuple(p for p in pieces if not isinstance(p, str))
-        if text.count(self.IMAGE_TOKEN) != len(images):
+        if text.count(self.IMAGE_TOKEN) != len(images) + bare:
             raise ValueError(
                 f"{text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images; take {self.IMAGE_TOKEN} out of the "
                 f"item's text: {text[:80]!r}"
@@ -154,30 +160,19 @@ class Backbone:
 
         `input_ids`, `attention_mask` (B, L) int64; with images what the family's `_shapes` adds and `pixel_values` (P, ...), under the
         names that the model's own forward pass takes, or `image_features` (V, D) in place of pixels where all pictures have theirs;
+        `picture_tokens` (B, L) bool, the image tokens that stand for pictures, where one without pictures has a bare image token;
         with answers `labels` (B, L): the answer and the turn's end token (an answer in tokens: those), -100 elsewhere.
         """
         encoded = [item if isinstance(item, Encoded) else self.encode(item) for item in items]
         tails = [self._answer(answer) for answer in answers] if answers is not None else [[]] * len(encoded)
-        width = max(len(e.ids) + len(tail) for e, tail in zip(encoded, tails, strict=True))
-        ids = np.full((len(encoded), width), self.pad, dtype=np.int64)
-        mask, labels = np.zeros_like(ids), np.full_like(ids, IGNORED)
-        for row, (e, tail) in enumerate(zip(encoded, tails, strict=True)):
-            size = len(e.ids) + len(tail)
-            start = width - size if side == "left" else 0
-            middle, stop = start + len(e.ids), start + size
-            ids[row, start:middle], ids[row, middle:stop] = e.ids, tail
-            labels[row, middle:stop] = tail
-            mask[row, start:stop] = 1
+        ids, mask, labels = laid_out(encoded, tails, self.pad, IGNORED, side)
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if pictures := [picture for e in encoded for picture in e.pictures]:
-            batch |= self._shapes(pictures, torch.from_numpy((ids == self.image_token) & (mask == 1)))
-            seen = [picture.features for picture in pictures if picture.features is not None]
-            if len(seen) == len(pictures):
-                batch["image_features"] = torch.cat(seen)
-            elif not seen:
-                batch["pixel_values"] = torch.cat([picture.pixels for picture in pictures])
-            else:
-                raise ValueError(f"some pictures of a batch ({len(seen)} of {len(pictures)}) have been seen; see all of them, or none")
+            tokens = torch.from_numpy((ids == self.image_token) & (mask == 1))
+            theirs = tokens & torch.tensor([[bool(e.pictures)] for e in encoded])
+            batch |= self._shapes(pictures, theirs) | shown(pictures)
+            if not torch.equal(theirs, tokens):
+                batch["picture_tokens"] = theirs
         if answers is not None:
             batch["labels"] = torch.from_numpy(labels)
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -216,7 +211,9 @@ class Backbone:
         if "pixel_values" in batch:
             features = self._features(batch)
         if features is not None:
-            marked = (batch["input_ids"] == self.image_token) & (mask == 1)
+            marked = batch.get("picture_tokens")
+            if marked is None:
+                marked = (batch["input_ids"] == self.image_token) & (mask == 1)
             if int(marked.sum()) != len(features):
                 raise ValueError(f"{int(marked.sum())} image tokens for {len(features)} rows of features; the family's `_tokens` is wrong")
             embeds = embeds.masked_scatter(marked[..., None], features.to(embeds.dtype))

@@ -76,6 +76,13 @@ class Data(Section):
     )
     train_sets: list[Name] = Field(min_length=1, description="training sets, MMEB-train's or your own")
     instructions: Literal["original", "diverse_instruction"] = Field(description="which of MMEB-train's two files a set is read from")
+    image_marks: Literal["public", "remove"] = Field(
+        description="a text of MMEB that has an image mark and no image (the queries of WebQA and EDIS).  public: the mark stays, as one "
+        "image token without pixels where the embedder reads raw text and as nothing in a chat; remove: the item has no mark"
+    )
+    caption_line_end: Literal["keep", "strip"] = Field(
+        description="of a caption that is the first line of a file (Urban1K).  keep: as the public code; strip: no white space around it"
+    )
     cap: Positive = Field(description="rows kept of each training set, drawn with the seed (the paper: 50,000)")
     max_pixels: Positive = Field(description="an image with more pixels is refused before it is decoded")
     bad_rows: Literal["skip", "fail"] = Field(

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from unime import config
-from unime.data import archives, parquet, stream
+from unime.data import archives, parquet, stream, tables
 from unime.data.archives import BadImage
 from unime.data.rows import DataError, Shelf
 
@@ -48,15 +48,18 @@ class Placed:
 Row = tuple[str, int, str, list[str], str | None]
 
 
-def retrieval(folder: Path) -> tuple[pl.DataFrame, Shelf | Placed]:
-    """The rows RETRIEVAL of a benchmark's folder, and where its images lie.  Raises DataError, ArchiveError."""
+def retrieval(folder: Path, line_end: str = "strip") -> tuple[pl.DataFrame, Shelf | Placed]:
+    """The rows RETRIEVAL of a benchmark's folder, and where its images lie.
+
+    `line_end` is the setting data.caption_line_end, for captions in files of lines (Urban1K).  Raises DataError, ArchiveError.
+    """
     found = {read: files for read, find in _FORMATS.items() if (files := find(folder))}
     if not found:
         raise DataError(f"{folder}: no captions; needed *.parquet, Urban1k.zip or share-captioner*.json (found {_content(folder)})")
     if len(found) > 1:
         raise DataError(f"{folder}: captions in {len(found)} formats, {' and '.join(files[0].name for files in found.values())}; keep one")
     ((read, files),) = found.items()
-    rows, shelf = read(folder, files)
+    rows, shelf = read(folder, files, line_end)
     return pl.DataFrame(list(rows), schema=RETRIEVAL, orient="row"), shelf
 
 
@@ -67,7 +70,7 @@ def _content(folder: Path) -> str:
 # ---- Flickr30K, COCO ----------------------------------------------------------------------------------------------------------------
 
 
-def _parquet(folder: Path, files: list[Path]) -> tuple[Iterator[Row], Placed]:
+def _parquet(folder: Path, files: list[Path], line_end: str) -> tuple[Iterator[Row], Placed]:
     return (row for file in files for row in _parquet_file(file)), Placed()
 
 
@@ -79,9 +82,9 @@ def _parquet_file(file: Path) -> Iterator[Row]:
                 raise DataError(f"{file}: column {column!r} is missing{config.nearest(column, list(schema))}")
         if not parquet.holds_images(schema["image"]):
             raise DataError(f"{file}: column 'image' is {schema['image']}, needed Binary or Struct(bytes: Binary, path: String)")
-        if schema["text"] not in (pl.List(pl.String), pl.List(pl.Null)):
+        if tables.plain_kind(schema["text"]) not in (pl.List(pl.String), pl.List(pl.Null)):
             raise DataError(f"{file}: column 'text' is {schema['text']}, needed List(String)")
-        lists = pl.scan_parquet(file, glob=False).select("text").collect().to_series().to_list()
+        lists = tables.plain(pl.scan_parquet(file, glob=False).select("text").collect()).to_series().to_list()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); download it again") from error
     for row, captions in enumerate(lists):
@@ -97,7 +100,7 @@ def _urban_files(folder: Path) -> list[Path]:
     return zipped or [place for place in (folder / "Urban1k", folder) if (place / "caption").is_dir()][:1]
 
 
-def _urban(folder: Path, files: list[Path]) -> tuple[Iterator[Row], Placed]:
+def _urban(folder: Path, files: list[Path], line_end: str) -> tuple[Iterator[Row], Placed]:
     place = files[0].as_posix()
     names = archives.archive(place).names()
     if files[0].is_dir():
@@ -113,7 +116,7 @@ def _urban(folder: Path, files: list[Path]) -> tuple[Iterator[Row], Placed]:
                 part = "caption" if stem in images else "image"
                 yield place, number, "", [], f"there is no {part} of {stem}"
                 continue
-            text, wrong = _first_line(place, captions[stem])
+            text, wrong = _first_line(place, captions[stem], line_end)
             yield f"{place}/{captions[stem]}", number, f"{place}{_PLACED}{images[stem]}", [text], wrong
 
     return rows(), Placed()
@@ -129,20 +132,31 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).stem
 
 
-def _first_line(place: str, member: str) -> tuple[str, str | None]:
+def _first_line(place: str, member: str, line_end: str) -> tuple[str, str | None]:
+    """A caption's file as (its first line, what is wrong or None).
+
+    `keep` leaves the line as it is, with its line end if the file has one, as the public code reads it (urban1k.py); an embedder that
+    takes its input as raw text then pools at the line end.
+    """
     try:
-        text = archives.archive(place).read(member).decode("utf-8-sig").strip()
+        text = archives.archive(place).read(member).decode("utf-8-sig")
     except BadImage as bad:
         return "", f"its caption cannot be read ({bad.reason})"
     except UnicodeDecodeError as error:
         return "", f"its caption is not UTF-8 ({error.reason} at byte {error.start})"
-    return (text.split("\n", 1)[0].strip(), None) if text else ("", "it has no caption")
+    if not text.strip():
+        return "", "it has no caption"
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    line, ended, _ = text.partition("\n")
+    if line_end == "keep" and line.strip():
+        return line + ended, None
+    return text.strip().split("\n", 1)[0].strip(), None
 
 
 # ---- ShareGPT4V ---------------------------------------------------------------------------------------------------------------------
 
 
-def _share(folder: Path, files: list[Path]) -> tuple[Iterator[Row], Shelf]:
+def _share(folder: Path, files: list[Path], line_end: str) -> tuple[Iterator[Row], Shelf]:
     def rows() -> Iterator[Row]:
         for number, value in islice(stream.rows(files[0]), SHARE_ROWS):
             image, caption, wrong = _shared(value)
@@ -205,7 +219,7 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-_FORMATS: dict[Callable[[Path, list[Path]], tuple[Iterator[Row], Shelf | Placed]], Callable[[Path], list[Path]]] = {
+_FORMATS: dict[Callable[[Path, list[Path], str], tuple[Iterator[Row], Shelf | Placed]], Callable[[Path], list[Path]]] = {
     _parquet: lambda folder: sorted(folder.rglob("*.parquet")),
     _urban: _urban_files,
     _share: lambda folder: sorted(folder.glob("share-captioner*.json"))[:1],

@@ -21,11 +21,11 @@ _LEFT_OUT = ("file", "row", "reason")
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]
 
 
-def read_captions(root: str, task: str, max_pixels: int, bad_rows: str, job: Any) -> Tables:
+def read_captions(root: str, task: str, max_pixels: int, bad_rows: str, job: Any, line_end: str = "strip") -> Tables:
     """The task `<benchmark>_<i2t, t2i, replace, swap or add>` as (ITEMS sorted by id, CAPTION_QUERIES, POOL, report).
 
     Queries and pool are in the source's order.  A source row whose image or whose every caption is bad is left out and listed, as are
-    single bad captions, or fatal where `bad_rows` is `fail`.  Raises DataError, ArchiveError.
+    single bad captions, or fatal where `bad_rows` is `fail`; `line_end` as for `benchmarks.retrieval`.  Raises DataError, ArchiveError.
     """
     benchmark, _, what = task.rpartition("_")
     if what not in (*DIRECTIONS, *PARTS) or not benchmark:
@@ -36,7 +36,9 @@ def read_captions(root: str, task: str, max_pixels: int, bad_rows: str, job: Any
         raise DataError(f"{home}: no such folder; data.root must hold crossmodal/, a folder for each benchmark")
     if not folder.is_dir():
         raise DataError(f"{home}: unknown benchmark {benchmark!r}{config.nearest(benchmark, known(home))}")
-    return (_retrieval if what in DIRECTIONS else _compositional)(folder, task, what, max_pixels, bad_rows, job)
+    if what in DIRECTIONS:
+        return _retrieval(folder, task, what, max_pixels, bad_rows, job, line_end)
+    return _compositional(folder, task, what, max_pixels, bad_rows, job)
 
 
 def known(home: Path) -> list[str]:
@@ -44,8 +46,8 @@ def known(home: Path) -> list[str]:
     return sorted(path.name for path in home.iterdir() if path.is_dir())
 
 
-def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: str, job: Any) -> Tables:
-    frame, shelf = benchmarks.retrieval(folder)
+def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: str, job: Any, line_end: str) -> Tables:
+    frame, shelf = benchmarks.retrieval(folder, line_end)
     total = len(frame)
     frame = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int64), text=pl.lit(prompts.FIND_CAPTION))
     usable = frame.filter(pl.col("wrong").is_null())

@@ -23,7 +23,7 @@ class Content:
 
     @property
     def parts(self) -> list:
-        """The item as a prompt's parts: the image where its mark stands."""
+        """The item as a chat's parts: the image where its mark stands, nothing for a mark without an image."""
         return prompts.parts(self.text, self.image)
 
 

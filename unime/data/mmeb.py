@@ -4,6 +4,10 @@ Train: `<root>/train/<set>/<instructions>-*.parquet` with qry, qry_image_path, p
 ignored: the published negatives are not used), and `images.zip` beside it.  A path images/<other set>/... lies in the other set's.
 Eval: `<root>/eval/<task>/test-*.parquet` with qry_text, qry_img_path, tgt_text, tgt_img_path (lists of equal length, the right one
 first).  Images: `images.zip`, in the task's folder or above.  A plain tar or an unpacked folder serves in place of either archive.
+A whole download, with the images of all sets in one folder as its own script unpacks them, is read as it lies (`_common`).
+
+Every query of WebQA and EDIS has an image mark and no image.  The public code refuses no such text, and no text of white space alone;
+`image_marks` says what becomes of the mark (`rows.Rules`).
 """
 
 from __future__ import annotations
@@ -16,19 +20,20 @@ import polars as pl
 
 from unime import config
 from unime.data import archives, tables
-from unime.data.rows import DataError, Shelf
+from unime.data.rows import DataError, Rules, Shelf
 
 _TRAIN = {"qry": "query_text", "qry_image_path": "query_path", "pos_text": "positive_text", "pos_image_path": "positive_path"}
 _EVAL = {"qry_text": "query_text", "qry_img_path": "query_path", "tgt_text": "texts", "tgt_img_path": "paths"}
 
 
 def read_train(
-    root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
+    root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any, image_marks: str = "public"
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report); see `tables.pairs`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "train"
     frame = _read(folder, name, instructions, dict.fromkeys(_TRAIN, pl.String), _TRAIN)
-    return tables.pairs(frame, name, folder / name, shelf(root, name), cap, seed, max_pixels, bad_rows, job)
+    rules = Rules.published(image_marks)
+    return tables.pairs(frame, name, folder / name, shelf(root, name), cap, seed, max_pixels, bad_rows, job, rules)
 
 
 def shelf(root: str, name: str) -> Shelf:
@@ -37,7 +42,8 @@ def shelf(root: str, name: str) -> Shelf:
 
     @functools.cache
     def places(other: str) -> list[Path]:
-        return [place for place in archives.below(folder / other) if place.exists()]
+        zipped = [place / "images_zip" / f"{other}.zip" for place in (folder, Path(root))]
+        return [place for place in (*archives.below(folder / other), *zipped) if place.exists()]
 
     def named(path: str) -> str | None:
         parts = path.split("/")
@@ -48,12 +54,25 @@ def shelf(root: str, name: str) -> Shelf:
         return places(other) if other not in (name, None) else []
 
     def means(path: str, place: str, member: str) -> bool:
-        return named(path) in (None, *PurePosixPath(place).parts[-2:], *PurePosixPath(member).parts)
+        at = PurePosixPath(place)
+        return named(path) in (None, *at.parts[-2:], at.stem, *PurePosixPath(member).parts)
 
-    return Shelf(archives.below(folder / name), more, means)
+    zipped = [place / "images_zip" / f"{name}.zip" for place in (folder, Path(root))]
+    return Shelf([*archives.below(folder / name), *zipped, *_common(Path(root), "train")], more, means)
 
 
-def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+def _common(root: Path, part: str) -> list[Path]:
+    """Where the images of all sets or tasks may lie together, best first: in `root`/train or `root`/eval, then in `root` itself.
+
+    `images/<set>/Train/...` is what the script in MMEB-train makes of its archives, `eval_images/` what VLM2Vec unpacks MMEB-eval into.
+    """
+    places = [*archives.beside(root / part), *archives.beside(root)]
+    return [*places, root / part / "eval_images", root / "eval_images"] if part == "eval" else places
+
+
+def read_eval(
+    root: str, name: str, max_pixels: int, bad_rows: str, job: Any, image_marks: str = "public"
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One evaluation task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.
 
     Raises DataError, ArchiveError.
@@ -63,14 +82,16 @@ def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) ->
     frame = _read(folder, name, "test", dict(zip(_EVAL, (pl.String, pl.String, strings, strings), strict=True)), _EVAL)
     n_texts, n_paths = pl.col("texts").list.len(), pl.col("paths").list.len()
     wrong = (
-        pl.when((n_texts == 0) & (n_paths == 0))
+        pl.when(pl.col("wrong").is_not_null())
+        .then("wrong")
+        .when((n_texts == 0) & (n_paths == 0))
         .then(pl.lit("the candidate list is empty"))
         .when(n_texts != n_paths)
         .then(pl.format("tgt_text has {} entries, tgt_img_path {}", n_texts, n_paths))
     )
     frame = frame.with_columns(wrong=wrong, open=pl.lit(False))
-    places = Shelf([*archives.below(folder / name), *archives.beside(folder)])
-    return tables.tasks(frame, name, folder / name, places, max_pixels, bad_rows, job)
+    places = Shelf([*archives.below(folder / name), *_common(Path(root), "eval")])
+    return tables.tasks(frame, name, folder / name, places, max_pixels, bad_rows, job, Rules.published(image_marks))
 
 
 def known(folder: Path) -> list[str]:
@@ -85,28 +106,56 @@ def _read(folder: Path, name: str, stem: str, schema: dict[str, Any], names: dic
     files = sorted((folder / name).glob(f"{stem}-*.parquet"))
     if not files:
         there = sorted(file.name for file in (folder / name).glob("*.parquet"))
+        if there and all(file.startswith("train-") for file in there):
+            raise DataError(
+                f"{folder / name}: no {stem}-*.parquet; found {', '.join(there)}: MMEB-train's first upload, from before there was a "
+                f"choice of instructions, which is not read; download {stem}-*.parquet (data.instructions)"
+            )
         if there:
             raise DataError(f"{folder / name}: no {stem}-*.parquet; found {', '.join(there)} (data.instructions)")
         raise DataError(f"{folder}: unknown data set {name!r}{config.nearest(name, known(folder))}")
     frames = [read_file(file, schema) for file in files]
-    frame = pl.concat(frames).with_row_index("index").rename(names).with_columns(wrong=pl.lit(None, pl.String))
+    frame = pl.concat(frames).with_row_index("index").rename(names)
     return frame.with_columns(pl.col(column).fill_null("") for column in names.values() if frame.schema[column] == pl.String)
 
 
 def read_file(file: Path, schema: dict[str, Any]) -> pl.DataFrame:
-    """These columns of a parquet file, with `row` and `file`; '' and [] for null.  Raises DataError naming file and column."""
+    """These columns of a parquet file, with `row`, `file` and `wrong` (why a row is none, or null); '' and [] for null.
+
+    Raises DataError naming file and column.
+    """
     try:
-        frame = pl.read_parquet(file, glob=False)
+        frame = tables.plain(pl.read_parquet(file, glob=False))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); download it again") from error
-    for column, kind in schema.items():
+    for column in schema:
         if column not in frame.columns:
             raise DataError(f"{file}: column {column!r} is missing{config.nearest(column, frame.columns)}")
+    frame = _listed(frame.with_columns(wrong=pl.lit(None, pl.String)), [column for column in schema if schema[column] != pl.String])
+    for column, kind in schema.items():
         if frame[column].dtype not in (kind, pl.Null):
-            raise DataError(f"{file}: column {column!r} is {frame[column].dtype}, needed {kind}")
+            raise DataError(f"{file}: column {column!r} is {frame[column].dtype}, needed {kind}; all {len(frame):,} rows are lost by it")
     empty = {column: [] for column, kind in schema.items() if kind != pl.String}  # a null list is an empty one
-    frame = frame.select(
+    values = [
         pl.col(column).cast(kind).fill_null(pl.lit(empty[column], dtype=kind) if column in empty else "") for column, kind in schema.items()
-    )
+    ]
     place = pl.lit(file.as_posix())
-    return frame.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64), file=place)
+    return frame.select(*values, "wrong").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64), file=place)
+
+
+def _listed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """The frame with a string in place of a list, in one of two `columns`, as a list as long as the other's.
+
+    The public code reads '' so (dataset.py, get_paired_data): no text, or no image, for every entry of the other list.  Any other string
+    says of no entry that it is its own, so such a row is a bad one.
+    """
+    single = [column for column in columns if frame[column].dtype == pl.String]
+    if len(single) != 1:
+        return frame
+    (column,) = single
+    (other,) = [name for name in columns if name != column]
+    words = pl.col(column).fill_null("")
+    reason = pl.format("{} is one string, {}, where {} is a list; a list as long is needed", pl.lit(column), words, pl.lit(other))
+    wrong = pl.when(words != "").then(reason).otherwise("wrong")
+    repeated = pl.lit("").repeat_by(pl.col(other).list.len().fill_null(0))
+    return frame.with_columns(wrong=wrong, **{column: repeated})

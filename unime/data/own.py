@@ -38,8 +38,15 @@ def files(folder: Path) -> list[Path]:
 
 
 def published(file: Path) -> bool:
-    """Whether a parquet file is named as MMEB's are."""
-    return file.name.startswith(("original-", "diverse_instruction-", "test-"))
+    """Whether a parquet file is one of MMEB's.  Others call theirs `train-...` too, so of those the columns decide."""
+    if file.name.startswith(("original-", "diverse_instruction-", "test-")):
+        return True
+    if not file.name.startswith("train-"):
+        return False
+    try:
+        return "qry" in pl.read_parquet_schema(file)
+    except (pl.exceptions.PolarsError, OSError):
+        return any(file.parent.glob("original-*.parquet")) or any(file.parent.glob("diverse_instruction-*.parquet"))
 
 
 def read_train(
@@ -114,7 +121,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
         yield from stream.lines(file)
         return
     try:
-        frame = pl.read_parquet(file, glob=False)
+        frame = tables.plain(pl.read_parquet(file, glob=False))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
     for column, kind in frame.schema.items():
@@ -122,7 +129,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
             raise DataError(f"{file}: unknown column {column!r}{config.nearest(column, list(_KEYS))}")
         empty = kind == pl.Null or kind == pl.List(pl.Null)
         if not empty and kind != _PARQUET[column] and not (column == "candidates" and _candidates(kind)):
-            raise DataError(f"{file}: column {column!r} is {kind}, needed {_PARQUET[column]}")
+            raise DataError(f"{file}: column {column!r} is {kind}, needed {_PARQUET[column]}; all {len(frame):,} rows are lost by it")
     yield from ((number, row, None) for number, row in enumerate(frame.iter_rows(named=True)))
 
 

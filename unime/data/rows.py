@@ -6,8 +6,9 @@ Every loader of a published source goes through here, so all of them refuse the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -23,6 +24,47 @@ IDENTIFIED = {"text": pl.String, "path": pl.String, "id": pl.String, "archive": 
 
 class DataError(ValueError):
     """A source cannot be used; the message names file, row or column, reason and remedy."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a source's texts may be.
+
+    `bare_marks`: what becomes of a text that has an image mark and no image, which MMEB publishes (every query of WebQA and EDIS): refuse
+    makes it a bad row, keep leaves it as it is, remove takes the mark and its line end out.  `blank`: white space alone is a text.
+    """
+
+    bare_marks: Literal["refuse", "keep", "remove"] = "refuse"
+    blank: bool = False
+
+    @classmethod
+    def published(cls, image_marks: str) -> Rules:
+        """The rules of MMEB's files, where the public code refuses neither; `image_marks` is the setting data.image_marks."""
+        return cls("keep" if image_marks == "public" else "remove", blank=True)
+
+    def applied(self, frame: pl.DataFrame, text: str, path: str) -> pl.DataFrame:
+        """The frame with column `text` as its items have it, and `<text>_marked`: whether a row's mark had no image."""
+        before, marks = pl.col(text), pl.col(text).str.count_matches(prompts.IMAGE_MARK, literal=True)
+        marked = (pl.col(path) == "") & (marks > 0)
+        frame = frame.with_columns(marked.alias(f"{text}_marked"))
+        if self.bare_marks != "remove":
+            return frame
+        bare = before.str.replace_all(prompts.IMAGE_MARK + "\n", "", literal=True).str.replace_all(prompts.IMAGE_MARK, "", literal=True)
+        nothing_else = bare.str.strip_chars() == ""
+        shown = pl.when(nothing_else).then(pl.lit("")).otherwise(bare)
+        one = marked & (marks == 1)
+        return frame.with_columns(pl.when(one).then(shown).otherwise(before).alias(text))
+
+    def applied_to(self, text: str, path: str) -> str:
+        """As `applied`, of one text."""
+        if self.bare_marks != "remove" or path or text.count(prompts.IMAGE_MARK) != 1:
+            return text
+        bare = prompts.unmarked(text)
+        return bare if bare.strip() else ""
+
+
+STRICT = Rules()
+"""The rules of a user's own rows and of caption sets, in which such a text is a mistake."""
 
 
 class Shelf:
@@ -64,7 +106,13 @@ class Shelf:
 
 
 def identify(
-    references: pl.DataFrame, shelf: Shelf, max_pixels: int, threads: int, track: Callable[..., Iterable[Any]], label: str
+    references: pl.DataFrame,
+    shelf: Shelf,
+    max_pixels: int,
+    threads: int,
+    track: Callable[..., Iterable[Any]],
+    label: str,
+    rules: Rules = STRICT,
 ) -> pl.DataFrame:
     """Table IDENTIFIED of the distinct references (text, path; '' = absent), every image proved to decode and hashed once.
 
@@ -81,7 +129,7 @@ def identify(
     for text, path in references.iter_rows():
         place = places.get(path)
         digest = digests[place] if place is not None else None
-        reason = _reason(text, path, place, digest, shelf)
+        reason = _reason(text, path, place, digest, shelf, rules)
         if reason is not None:
             rows.append((text, path, None, "", "", reason))
         else:
@@ -90,17 +138,22 @@ def identify(
     return pl.DataFrame(rows, schema=IDENTIFIED, orient="row")
 
 
-def _reason(text: str, path: str, place: tuple[str, str] | None, digest: bytes | images.BadImage | None, shelf: Shelf) -> str | None:
+def _reason(
+    text: str, path: str, place: tuple[str, str] | None, digest: bytes | images.BadImage | None, shelf: Shelf, rules: Rules
+) -> str | None:
     """Why a reference is no item, or None."""
-    if not path:
-        if not text.strip():
-            return "has neither text nor image"
-        return "its text has an image mark but there is no image" if prompts.IMAGE_MARK in text else None
-    if place is None:
+    marks = text.count(prompts.IMAGE_MARK)
+    if path and place is None:
         return f"image {path!r} is not in {shelf.where}"
     if isinstance(digest, images.BadImage):
         return f"image {digest}"
-    marks = text.count(prompts.IMAGE_MARK)
+    if not path:
+        if marks and rules.bare_marks == "refuse":
+            return "its text has an image mark but there is no image"
+        blank = not text.replace(prompts.IMAGE_MARK, "").strip()
+        allowed = rules.blank and text and not marks
+        if blank and not allowed:
+            return "has neither text nor image"
     return f"its text has {marks} image marks, an item holds one image" if marks > 1 else None
 
 

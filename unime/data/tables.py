@@ -15,7 +15,7 @@ import polars as pl
 
 from unime import artifacts
 from unime.data import archives, rows
-from unime.data.rows import DataError, Shelf
+from unime.data.rows import STRICT, DataError, Rules, Shelf
 
 ROWS = {"index": pl.UInt32, "file": pl.String, "row": pl.Int64, "wrong": pl.String}
 """Of every source row: its place in the set, its file, its place in the file, and why it cannot be a row (null: it can)."""
@@ -39,17 +39,28 @@ _MOST = 50_000_000
 
 
 def pairs(
-    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
+    frame: pl.DataFrame,
+    name: str,
+    source: Path,
+    shelf: Shelf,
+    cap: int,
+    seed: int,
+    max_pixels: int,
+    bad_rows: str,
+    job: Any,
+    rules: Rules = STRICT,
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Rows TRAIN of one set as (ITEMS sorted by id, PAIRS in the order of rows, report).
 
     Of a set with more than `cap` rows, `cap` are drawn with the seed and the set's name.  Bad rows are left out and listed, or fatal
-    where `bad_rows` is `fail`.  Raises DataError, ArchiveError.
+    where `bad_rows` is `fail`; `rules` say what a text may be.  Raises DataError, ArchiveError.
     """
     total = len(frame)
     frame = _draw(frame, name, cap, seed)
+    for side in ("query", "positive"):
+        frame = rules.applied(frame, f"{side}_text", f"{side}_path")
     sides = pl.concat([frame.select(text=f"{side}_text", path=f"{side}_path") for side in ("query", "positive")])
-    identified = rows.identify(sides, shelf, max_pixels, job.threads, job.track, f"{name}: images")
+    identified = rows.identify(sides, shelf, max_pixels, job.threads, job.track, f"{name}: images", rules)
     for side in ("query", "positive"):
         keys = identified.select("text", "path", pl.col("id").alias(side), pl.col("reason").alias(f"{side}_reason"))
         frame = frame.join(keys, left_on=[f"{side}_text", f"{side}_path"], right_on=["text", "path"], how="left", maintain_order="left")
@@ -80,10 +91,28 @@ def pairs(
         "candidates": table["positive"].n_unique(),
         "duplicate_candidates": good.select("positive_text", "positive_path").n_unique() - table["positive"].n_unique(),
         "modalities": rows.count(kept.select(m=pl.format("{} -> {}", rows.kind("query"), rows.kind("positive")))["m"]),
+        "marks_without_image": {side: int(kept[f"{side}_text_marked"].sum()) for side in ("query", "positive")},
         "resource_forks": forks(items),
         "left_out": rows.left_out(bad),
     }
     return items, table, report
+
+
+def plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with categories as the strings that they stand for, and lists of one length as lists."""
+    kinds = {name: plain_kind(kind) for name, kind in frame.schema.items()}
+    return frame.cast({name: kind for name, kind in kinds.items() if kind != frame.schema[name]})
+
+
+def plain_kind(kind: Any) -> Any:
+    """The type of a column of this type after `plain`."""
+    if isinstance(kind, (pl.Categorical, pl.Enum)):
+        return pl.String()
+    if isinstance(kind, (pl.List, pl.Array)):
+        return pl.List(plain_kind(kind.inner))
+    if isinstance(kind, pl.Struct):
+        return pl.Struct({field.name: plain_kind(field.dtype) for field in kind.fields})
+    return kind
 
 
 def _draw(frame: pl.DataFrame, name: str, cap: int, seed: int) -> pl.DataFrame:
@@ -95,19 +124,21 @@ def _draw(frame: pl.DataFrame, name: str, cap: int, seed: int) -> pl.DataFrame:
 
 
 def tasks(
-    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, max_pixels: int, bad_rows: str, job: Any
+    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, max_pixels: int, bad_rows: str, job: Any, rules: Rules = STRICT
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Rows EVAL of one task as (ITEMS sorted by id, TASKS in the source's order, report).
 
     A row is left out where its query, its candidate list or its right answer (index 0) is bad.  A bad wrong candidate is left out of
     its list and listed too, and the row stays: one damaged image in a pool must not cost the queries that share it.
-    Raises DataError, ArchiveError.
+    `rules` say what a text may be.  Raises DataError, ArchiveError.
     """
+    frame = rules.applied(frame, "query_text", "query_path")
     usable = frame.filter(pl.col("wrong").is_null())
     shown = usable.select("index", "file", "row", text="texts", path="paths").explode("text", "path")
     shown = shown.with_columns(pl.col("text", "path").fill_null(""), candidate=pl.int_range(pl.len()).over("index"))
+    shown = rules.applied(shown, "text", "path")
     references = pl.concat([usable.select(text="query_text", path="query_path"), shown.select("text", "path")])
-    identified = rows.identify(references, shelf, max_pixels, job.threads, job.track, f"{name}: images")
+    identified = rows.identify(references, shelf, max_pixels, job.threads, job.track, f"{name}: images", rules)
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys, left_on=["query_text", "query_path"], right_on=["text", "path"], how="left", maintain_order="left")
     shown = shown.join(keys, on=["text", "path"], how="left", maintain_order="left")
@@ -189,6 +220,7 @@ def _details(kept: pl.DataFrame, used: pl.DataFrame, items: pl.DataFrame, bad: p
             "query": rows.count(kept.select(m=rows.kind("query"))["m"]),
             "candidate": rows.count(used.select(answer_text="text", answer_path="path").select(m=rows.kind("answer"))["m"]),
         },
+        "marks_without_image": {"query": int(kept["query_text_marked"].sum()), "candidate": int(used["text_marked"].sum())},
         "resource_forks": forks(items),
         "left_out": rows.left_out(bad),
         "candidates_left_out": rows.left_out(lost),

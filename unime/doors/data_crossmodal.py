@@ -16,7 +16,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     assert job.item is not None
     data = config.data
-    items, queries, pool, report = captions.read_captions(data.root, job.item, data.max_pixels, data.bad_rows, job)
+    items, queries, pool, report = captions.read_captions(data.root, job.item, data.max_pixels, data.bad_rows, job, data.caption_line_end)
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.CAPTION_QUERIES)
     artifacts.write_table(pool, outputs[0] / "pool.parquet", artifacts.POOL)
@@ -26,7 +26,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.max_pixels", "data.bad_rows"),
+    sections=("data.root", "data.max_pixels", "data.bad_rows", "data.caption_line_end"),
     inputs=("{data.root}/crossmodal",),
     outputs=("results/data/eval/{item}",),
     items="evaluate.crossmodal",

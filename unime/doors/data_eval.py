@@ -15,7 +15,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.data import sets
 
     assert job.item is not None
-    items, queries, report = sets.read_eval(config.data.root, job.item, config.data.max_pixels, config.data.bad_rows, job)
+    data = config.data
+    items, queries, report = sets.read_eval(data.root, job.item, data.max_pixels, data.bad_rows, job, data.image_marks)
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.TASKS)
     artifacts.write_json(report | source(inputs[0]), outputs[0] / "report.json")
@@ -25,7 +26,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.max_pixels", "data.bad_rows"),
+    sections=("data.root", "data.max_pixels", "data.bad_rows", "data.image_marks"),
     inputs=("{data.root}/eval",),
     outputs=("results/data/eval/{item}",),
     items="evaluate.tasks",

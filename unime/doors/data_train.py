@@ -17,7 +17,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     assert job.item is not None
     data, folder = config.data, inputs[0] / job.item
     items, pairs, report = sets.read_train(
-        data.root, job.item, data.instructions, data.cap, config.seed, data.max_pixels, data.bad_rows, job
+        data.root, job.item, data.instructions, data.cap, config.seed, data.max_pixels, data.bad_rows, job, data.image_marks
     )
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, outputs[0] / "pairs.parquet", artifacts.PAIRS)
@@ -30,7 +30,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("seed", "data.root", "data.instructions", "data.cap", "data.max_pixels", "data.bad_rows"),
+    sections=("seed", "data.root", "data.instructions", "data.cap", "data.max_pixels", "data.bad_rows", "data.image_marks"),
     inputs=("{data.root}/train",),
     outputs=("results/data/train/{item}",),
     items="data.train_sets",

@@ -31,7 +31,13 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     }
     shelves = {name: mmeb.shelf(config.data.root, name) for name in names}
     mined, items, report = published.import_scores(
-        file, tables, shelves, max_pixels=config.data.max_pixels, bad_rows=config.data.bad_rows, job=job
+        file,
+        tables,
+        shelves,
+        max_pixels=config.data.max_pixels,
+        bad_rows=config.data.bad_rows,
+        job=job,
+        image_marks=config.data.image_marks,
     )
     for name in names:
         artifacts.write_table(mined[name], mined_folder / name / "mined.parquet", artifacts.MINED)
@@ -43,7 +49,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.train_sets", "data.max_pixels", "data.bad_rows", "fetch.scores.{key}"),
+    sections=("data.root", "data.train_sets", "data.max_pixels", "data.bad_rows", "data.image_marks", "fetch.scores.{key}"),
     inputs=("data/scores/{key}", "results/data/train", "{data.root}/train"),
     outputs=("results/mine/{key}", "results/mining_report/{key}"),
     items="fetch.scores",

@@ -24,7 +24,7 @@ from typing import Any
 import polars as pl
 
 from unime.data import rows, stream
-from unime.data.rows import DataError, Shelf
+from unime.data.rows import DataError, Rules, Shelf
 from unime.mine.assemble import Listed, Matched, assemble
 from unime.mine.lookup import ABSENT, Lookup, config_of
 
@@ -46,21 +46,24 @@ def import_scores(
     job: Any,
     new_pairs: bool = True,
     negatives: int = NEGATIVES,
+    image_marks: str = "public",
 ) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame], dict[str, Any]]:
     """({set: MINED}, {set: ITEMS that the set's own table lacks}, report) of the training sets `sets`: {name: (ITEMS, PAIRS)}.
 
     MINED is in the order of PAIRS, with new pairs after it in the file's order; every row has `negatives` negatives.  Without
-    `new_pairs`, rows whose pair is not in PAIRS are left out (`data.cap` drew others than the published sample).  Malformed rows and
+    `new_pairs`, rows whose pair is not in PAIRS are left out (`data.cap` drew others than the published sample).  `image_marks` says what
+    a text has whose mark has no image, as it did when ITEMS were made (`rows.Rules.published`).  Malformed rows and
     missing images are left out and listed, or fatal where `bad_rows` is `fail`.  Raises DataError for a file that is no list, is
     truncated or gives no row at all, and for an archive that is missing as a whole.
     """
     lookups = [Lookup(name, items, pairs) for name, (items, pairs) in sets.items()]
-    matched, left_out, unmatched, others = match(file, lookups, width=negatives, new_pairs=new_pairs, track=job.track)
+    rules = Rules.published(image_marks)
+    matched, left_out, unmatched, others = match(file, lookups, width=negatives, new_pairs=new_pairs, track=job.track, rules=rules)
     left_out.refuse_if_asked(bad_rows)
     lost, mined, items, figures = Listed(str(file)), {}, {}, []
     for one in matched:
         name, extras = one.lookup.name, one.lookup.extras()
-        found = rows.identify(extras, shelves[name], max_pixels, job.threads, job.track, f"{name}: further images")
+        found = rows.identify(extras, shelves[name], max_pixels, job.threads, job.track, f"{name}: further images", rules)
         mined[name], items[name], counts = assemble(one, found, sets[name][1], left_out, lost)
         figures.append(counts)
     lost.refuse_if_asked(bad_rows)
@@ -84,7 +87,7 @@ def import_scores(
 
 
 def match(
-    file: str | Path, lookups: list[Lookup], *, width: int, new_pairs: bool, track: Callable[..., Iterable[Any]]
+    file: str | Path, lookups: list[Lookup], *, width: int, new_pairs: bool, track: Callable[..., Iterable[Any]], rules: Rules
 ) -> tuple[list[Matched], Listed, Listed, Counter[str]]:
     """(rows of each lookup's set, malformed rows, rows without a set, rows of sets that were not asked for by set), in one pass."""
     matched = {lookup.name: Matched(lookup, width) for lookup in lookups}
@@ -93,6 +96,7 @@ def match(
         if (reason := malformed(value, width)) is not None:
             left_out.add(row, reason, "malformed")
             continue
+        value = _shown(value, rules)
         named = config_of(value["query_image"] or "") or config_of(value["pos_image"] or "")
         own = matched.get(named or "")
         if own is not None and _has(own.lookup, value):
@@ -142,6 +146,17 @@ def malformed(value: Any, width: int) -> str | None:
         if type(score) not in _NUMBER or not 0 <= score <= 1:
             return f"the score {score!r} of hard negative {place} is not in [0, 1]"
     return None
+
+
+def _shown(value: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    """A row with the texts that its items have."""
+
+    def text(written: str, path: str | None) -> str:
+        return rules.applied_to(written, path or "")
+
+    query, positive = text(value["query_text"], value["query_image"]), text(value["pos_text"], value["pos_image"])
+    negatives = [[text(written, path), path] for written, path in value["hard_negatives"]]
+    return value | {"query_text": query, "pos_text": positive, "hard_negatives": negatives}
 
 
 def _sums(figures: list[dict[str, Any]]) -> dict[str, Any]:

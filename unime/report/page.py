@@ -88,9 +88,21 @@ def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[st
         "",
         "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.",
         "",
+        *_marks(train, tasks),
     ]
     lines += _columns(columns) if columns else []
     return "\n".join([*lines, "# Left out", "", *_left_out([*train, *tasks, *columns])])
+
+
+def _marks(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which sets and tasks have texts with an image mark and no image, as a paragraph; nothing where none has."""
+    told = []
+    for what, reports in (("training set", train), ("task", tasks)):
+        for one in reports:
+            count = sum(one.get("marks_without_image", {}).values())
+            if count:
+                told.append(f"{what} {one['name']} {count:,}")
+    return [f"Texts with an image mark and no image (`data.image_marks`): {', '.join(told)}.", ""] if told else []
 
 
 def _columns(columns: Sequence[Mapping[str, Any]]) -> list[str]:
