@@ -22,7 +22,7 @@ from torch import Tensor
 from unime.backbones import Backbone, Encoded
 from unime.lanes import ONE, GradientLanes
 from unime.train import card, gradcache, losses
-from unime.train.data import OVERHEAD, Batch, Micro, Shown, groups, trained
+from unime.train.data import OVERHEAD, Batch, Micro, Shown, groups, refuse_unjudged, trained, unjudged
 from unime.train.loop import accelerator_for, fit, prepared, share
 
 PASSES = {"cpu": 4, "cuda": 1}
@@ -50,8 +50,9 @@ def train_embedder(
         accumulate = InBatch(shown, table, settings, accelerator, budget, level)
     else:
         accumulate = Mined(shown, table, settings, accelerator, kind == "unime_v2", budget, level)
-        notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
-        job.log.info("flat targets: %s", notes["flat targets"])
+        if accumulate.judged:
+            notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
+            job.log.info("flat targets: %s", notes["flat targets"])
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
         card.write(out, backbone, kind, log, view, table["dataset"].to_list(), notes)
@@ -105,7 +106,11 @@ class Mined(Embedder):
         scores = (row[:k] for row in table["scores"].to_list())
         rows = [[_number(value) for value in (sigma, *row)] for sigma, row in zip(table["sigma"].to_list(), scores, strict=True)]
         self.scores = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
-        losses.check_teacher(pairs, self.scores)
+        if soft:
+            refuse_unjudged(table, "the soft-label loss")
+        self.judged = not len(unjudged(table))
+        if self.judged:
+            losses.check_teacher(pairs, self.scores)
 
     def ahead(self, batch: Batch) -> None:
         for micro in share(batch, self.settings.micro, self.accelerator):  # in the order in which `passes` asks for them
