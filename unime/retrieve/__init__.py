@@ -50,8 +50,15 @@ def retrieve(
     names = pairs["dataset"].unique(maintain_order=True).to_list()
     for name in track(names, len(names), "retrieve"):
         one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
-        search = Exact(vectors, one.candidates) if index == "exact" else Approximate(index, effort, vectors, one.candidates, threads)
-        taken = one.search(search, vectors, k, delta, np.arange(len(one.queries)))
+        taken = _Taken.of(len(one.queries), k, delta)
+        exactly = np.ones(len(one.queries), dtype=bool)
+        if index != "exact":
+            # For a query with more than k labelled positives an index could end among these and find nothing else.  There are few such
+            # queries (each has more than k pairs), so all candidates are looked at for them.
+            exactly = one.excluded.counts > k
+            one.search(Approximate(index, effort, vectors, one.candidates, threads), taken, vectors, (~exactly).nonzero()[0])
+        if exactly.any():
+            one.search(Exact(vectors, one.candidates), taken, vectors, exactly.nonzero()[0])
         hits.append(one.hits(taken, np.arange(len(one.pairs))))
         pools.append(one.pools(taken, vectors))
     return pl.concat(hits), pl.concat(pools)
@@ -74,7 +81,9 @@ def recall(
         one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
         drawn = np.sort(np.random.default_rng(0).permutation(len(one.pairs))[:sample])
         queries = np.unique(one.query[drawn])
-        exact = one.hits(one.search(Exact(vectors, one.candidates), vectors, k, delta, queries), drawn)
+        taken = _Taken.of(len(one.queries), k, delta)
+        one.search(Exact(vectors, one.candidates), taken, vectors, queries)
+        exact = one.hits(taken, drawn)
         shared = exact.join(hits, on=["pair", "candidate"], how="semi")
         shares[name] = len(shared) / len(exact) if len(exact) else 1.0
     return shares
@@ -123,22 +132,20 @@ class _Set(NamedTuple):
         excluded = Excluded.of(pairs["query"].gather(first), pool, query, positive, items)
         return _Set(pairs, pool, _rows(pool, row, name), positive, queries, query, excluded)
 
-    def search(self, search: Exact | Approximate, vectors: np.ndarray, k: int, delta: float | None, chosen: np.ndarray) -> _Taken:
-        """The best candidates of the `chosen` of the distinct queries; those of others stay empty.
+    def search(self, search: Exact | Approximate, taken: _Taken, vectors: np.ndarray, chosen: np.ndarray) -> None:
+        """Put the best candidates of the `chosen` of the distinct queries into `taken`.
 
         What is barred takes places among the nearest, in the worst case the best ones, so a query is asked for k more than it has barred
         candidates.  Queries with about as many of them are asked together.
         """
-        taken = _Taken.of(len(self.queries), k, delta)
         more = _rounded_up(self.excluded.counts[chosen])
         for extra in np.unique(more).tolist():
             alike = chosen[more == extra]
             for start in range(0, len(alike), _BLOCK):
                 asked = alike[start : start + _BLOCK]
-                for found in search.nearest(gathered(vectors, self.queries[asked]), k + extra, delta):
+                for found in search.nearest(gathered(vectors, self.queries[asked]), taken.k + extra, taken.delta):
                     numbers = asked[found.rows]
                     taken.take(numbers, self.excluded.barred(numbers, found.positions), found.positions, found.values)
-        return taken
 
     def hits(self, taken: _Taken, chosen: np.ndarray) -> pl.DataFrame:
         """HITS of the `chosen` pairs."""
@@ -194,22 +201,26 @@ class _Taken(NamedTuple):
     positions: np.ndarray
     values: np.ndarray
     removed: np.ndarray
-    delta: float
+    delta: float | None
+
+    @property
+    def k(self) -> int:
+        return self.positions.shape[1]
 
     @staticmethod
     def of(queries: int, k: int, delta: float | None) -> _Taken:
         positions = np.full((queries, k), -1, dtype=np.int64)
         values = np.zeros((queries, k), dtype=np.float32)
         removed = np.zeros(queries, dtype=np.int64)
-        return _Taken(positions, values, removed, np.inf if delta is None else delta)
+        return _Taken(positions, values, removed, delta)
 
     def take(self, queries: np.ndarray, barred: np.ndarray, positions: np.ndarray, values: np.ndarray) -> None:
         """For `queries` (n,) what was found for them, best first (n, w), -1 where there is nothing; `barred` (n, w) is never taken."""
         others = ~barred & (positions >= 0)
-        close = others & (values >= self.delta)
+        close = others & (values >= (np.inf if self.delta is None else self.delta))
         self.removed[queries] = close.sum(axis=1)
         left = others & ~close
         rank = left.cumsum(axis=1, dtype=np.int32) - 1
-        best = left & (rank < self.positions.shape[1])
+        best = left & (rank < self.k)
         cells = np.repeat(queries, best.sum(axis=1)), rank[best]
         self.positions[cells], self.values[cells] = positions[best], values[best]

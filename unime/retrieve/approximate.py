@@ -28,7 +28,7 @@ class Approximate:
     def __init__(self, kind: str, effort: int, vectors: np.ndarray, chosen: np.ndarray, threads: int):
         if kind not in KINDS:
             raise ValueError(f"retrieve.index {kind!r} is not known; known: exact, {', '.join(KINDS)}")
-        self.vectors, self.chosen, self.effort = vectors, chosen, effort
+        self.vectors, self.chosen = vectors, chosen
         size, width = len(chosen), vectors.shape[1]
         if kind == "ivf":
             lists = max(1, min(size, round(4 * size**0.5)))
@@ -46,16 +46,8 @@ class Approximate:
 
     def nearest(self, queries: np.ndarray, count: int, delta: float | None) -> Iterator[Nearest]:
         """Each query of (n, D) float32 once: `count` positions or a few less, -1 behind the last; with `delta` four times as many are
-        looked at, and what lies above it may leave fewer than `count`.
-
-        IVF looks into at least as many lists as hold on average what is asked for: a query with more labelled positives than its `probes`
-        lists hold would otherwise find nothing else.  (faiss widens HNSW's walk to what is asked for by itself.)
-        """
-        size = len(self.chosen)
-        asked = min(size, count if delta is None else 4 * count)
-        if isinstance(self.index, faiss.IndexIVF):
-            lists = self.index.nlist
-            self.index.nprobe = min(lists, max(self.effort, -(-asked * lists // size)))
+        looked at, and what lies above it may leave fewer than `count`."""
+        asked = min(len(self.chosen), count if delta is None else 4 * count)
         step = max(1, _STEP // asked)  # queries at a time
         for start in range(0, len(queries), step):
             some = queries[start : start + step]
