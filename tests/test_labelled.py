@@ -171,7 +171,8 @@ def test_a_candidate_that_holds_the_querys_picture_is_the_query_itself() -> None
         found = hits.filter(pl.col("pair") == f"A-{number}")["candidate"]
         assert sorted(found) == sorted({f"p{other}" for other in range(20)} - {f"p{number}", f"p{number ^ 1}"})
     assert pools["itself"].to_list() == [1] * 20 + [0] and pools["pool"].to_list() == [18] * 20 + [19]
-    other_archive = pictures(places).with_columns(archive=pl.when(pl.col("id").str.starts_with("q")).then(pl.lit("b.zip")).otherwise("archive"))
+    of_queries = pl.when(pl.col("id").str.starts_with("q"))
+    other_archive = pictures(places).with_columns(archive=of_queries.then(pl.lit("b.zip")).otherwise("archive"))
     elsewhere, _ = retrieve.retrieve(pairs, ids, vectors, k=50, delta=None, items=other_archive)
     assert elsewhere.equals(blind), "the same name in another archive is another picture"
 

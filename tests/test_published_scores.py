@@ -311,7 +311,8 @@ def test_no_positive_of_a_query_and_not_the_query_itself_is_imported_as_its_nega
     file += [row("", "u", "new", "t") | image, row("q", "p2", "p1"), row("", "new", "u", "s") | image]  # the last: a pair of the file alone
     found, _, report = run(tmp_path, written(tmp_path, *file), "A", negatives=4)
     name = {artifacts.content_id(text, None): text for text in ("q", "p1", "p2", "r", "s", "t", "u", "new")}
-    by_pair = {(name.get(q), name[p]): [name[n] for n in ns] for q, p, ns in found["A"].select("query", "positive", "negatives").iter_rows()}
+    table = found["A"].select("query", "positive", "negatives")
+    by_pair = {(name.get(query), name[positive]): [name[one] for one in others] for query, positive, others in table.iter_rows()}
     assert by_pair == {
         ("q", "p1"): ["s", "t", "s", "t"],
         ("r", "s"): ["p1", "t", "p1", "t"],

@@ -24,7 +24,21 @@ from unime.config.sections import Pretrain, Suite
 from unime.config.types import nearest
 from unime.config.variants import Variant, settings_of
 
-__all__ = ["JUDGED", "Config", "ConfigError", "Pretrain", "Rule", "Suite", "Variant", "View", "at", "load", "nearest", "parse", "settings_of"]
+__all__ = [
+    "JUDGED",
+    "Config",
+    "ConfigError",
+    "Pretrain",
+    "Rule",
+    "Suite",
+    "Variant",
+    "View",
+    "at",
+    "load",
+    "nearest",
+    "parse",
+    "settings_of",
+]
 
 
 class ConfigError(ValueError):

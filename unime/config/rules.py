@@ -11,8 +11,8 @@ from unime.config.types import Positive, Section
 
 class Rule(Section):
     rule: Literal["random", "top_k", "margin", "percent"] = Field(
-        description="which retrieved candidates may be negatives.  random: any, in a seeded order; top_k: all, the most similar first; margin: "
-        "those with similarity < the positive's - margin; percent: those with similarity < share x the positive's"
+        description="which retrieved candidates may be negatives.  random: any, in a seeded order; top_k: all, the most similar first; "
+        "margin: those with similarity < the positive's - margin; percent: those with similarity < share x the positive's"
     )
     margin: Annotated[float, Field(ge=-2, le=2)] | None = Field(default=None, description="of the rule margin, a difference of cosines")
     share: Annotated[float, Field(gt=0, le=2)] | None = Field(

@@ -21,8 +21,8 @@ class Variant(Section):
         default="unime_v2", description="how it is trained, and which section of train it starts from"
     )
     source: str = Field(
-        description="judge, or a name of judge.models, judge.means, fetch.scores or mine.rules: whose negatives.  in_batch reads none, but the "
-        "stage waits for them"
+        description="judge, or a name of judge.models, judge.means, fetch.scores or mine.rules: whose negatives.  in_batch reads none, but "
+        "its stage depends on these too"
     )
 
     @property

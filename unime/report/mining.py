@@ -4,8 +4,8 @@ Every figure is per data set and for all.  "In-batch negatives" are the positive
 (`in_batch`) or from the query's own set (`in_batch_own_set`); theirs is an expected share, computed over all pairs where that is
 little work and over a seeded sample where it is not.
 
-Rules that need no judge cost nothing, so their negatives are mined here, of the tables that are read anyhow, and counted beside the judge's.
-No torch.
+Rules that need no judge cost nothing: their negatives are mined here from the tables that the report reads anyway, and are counted beside
+the judge's.  No torch.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def report(
     """{"sets": [figures of a set], "all": figures}, from the tables PAIRS, HITS, POOLS, JUDGEMENTS and MINED.
 
     Counts: pairs, mined, pool (distinct candidates of the set), labelled and itself (candidates that are no negatives, summed over pairs),
-    candidates (retrieved), delta and alpha (candidates removed), repeated and fallback (rows of the mined table), sigma (mean score of the positives), scores and sigmas (histograms of BINS equal bins
-    over [0, 1]).  With a truth, `false`: shares of candidates that really answer the query, of those retrieved, of those dropped by
-    alpha, of the mined rows and of in-batch negatives.
+    candidates (retrieved), delta and alpha (candidates removed), repeated and fallback (rows of the mined table), sigma (mean score of the
+    positives), scores and sigmas (histograms of BINS equal bins over [0, 1]).  With a truth, `false`: shares of candidates that really
+    answer the query, of those retrieved, of those dropped by alpha, of the mined rows and of in-batch negatives.
 
-    `rules`: the same of each of `rules` by name, what it drops, repeats and draws, and with a truth the share of its rows that really
-    answer the query.  Raises as `unime.mine.mine` for tables that do not fit together.
+    `rules` holds for each of the given `rules` how many candidates it drops, how many rows it has, repeats and draws, and with a truth the
+    share of its rows that really answer the query.  Raises as `unime.mine.mine` for tables that do not fit together.
     """
     hits, _ = mine.without_labelled(pairs, mine.in_runs(hits))
     judged = pl.concat([hits, mine.judge_hits(hits, judgements, beta)], how="horizontal")
@@ -217,8 +217,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
     lines += _table(("set", *columns), ([one["name"], *(_count(one, column) for column in columns)] for one in rows))
     lines += [
         "",
-        "Pool: distinct candidates of the set. Labelled, itself: candidates that no pair's query may have as negatives, summed over the pairs: "
-        "positives of other pairs of the same query, and the query itself or its picture. Candidates: those retrieved, k a pair at most. Delta, alpha: candidates removed because "
+        "Pool: distinct candidates of the set. Labelled: positives of a query's other pairs; itself: the query, or another item with its "
+        "picture; both are never its negatives, and are summed over the pairs. Candidates: those retrieved, at most k per pair. Delta, "
+        "alpha: candidates removed because "
         "they are too similar to the query, or judged to fit it as well as the positive does. Repeated, fallback: rows of the mined "
         "table that fill up a short list, or stand for one of which nothing was left. Unmined: pairs without any candidate.",
         "",
@@ -259,13 +260,15 @@ def _rules_text(figures: Mapping[str, Any]) -> list[str]:
     lines += _table(head, shown)
     lines += [
         "",
-        "Rules of mine.rules, on the same candidates as the judge's: only what is dropped differs (docs/mining.md). False negatives: percent "
-        "of the mined rows that really answer the query.",
+        "The rules of mine.rules use the same candidates as the judge's rule; only what is dropped differs (docs/mining.md). "
+        "False negatives: percent of the mined rows that really answer the query.",
     ]
     if known:
         lines += ["", "False negatives by set (percent of the mined rows):", ""]
-        every = [*figures["sets"], whole]
-        by_set = [[one["name"], _percent(one["false"]["mined"]), *(_percent(one["rules"][rule]["false"]) for rule in rules)] for one in every]
+        by_set = []
+        for one in (*figures["sets"], whole):
+            shares = [one["false"]["mined"], *(one["rules"][rule]["false"] for rule in rules)]
+            by_set.append([one["name"], *map(_percent, shares)])
         lines += _table(("set", "judge", *rules), by_set)
     return lines
 

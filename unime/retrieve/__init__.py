@@ -178,7 +178,7 @@ class _Set(NamedTuple):
         )
 
     def positive_similarity(self, vectors: np.ndarray) -> np.ndarray:
-        """(n,) float32: each pair's similarity of query and positive, computed as those of the hits are, so that the two can be compared."""
+        """Each pair's similarity of query and positive, (n,) float32, computed as those of the hits are, so that they compare exactly."""
         found = np.empty(len(self.pairs), dtype=np.float32)
         for start in range(0, len(found), _BLOCK):
             some = slice(start, start + _BLOCK)

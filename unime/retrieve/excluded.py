@@ -39,9 +39,7 @@ class Excluded(NamedTuple):
     itself: np.ndarray
 
     @staticmethod
-    def of(
-        queries: pl.Series, pool: pl.Series, pair_query: np.ndarray, pair_positive: np.ndarray, items: pl.DataFrame | None
-    ) -> Excluded:
+    def of(queries: pl.Series, pool: pl.Series, pair_query: np.ndarray, pair_positive: np.ndarray, items: pl.DataFrame | None) -> Excluded:
         """What is barred, from the ids of the distinct queries (Q,) and of the pool (P,), and the numbers (query, positive) of all pairs.
 
         Without `items` (table ITEMS) nothing is known of pictures, and a query's own id alone is compared.
