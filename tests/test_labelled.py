@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from test_retrieve import reference, same_pools, table, unit
 
 from unime import artifacts, retrieve
 from unime.config import Rule
-from unime.judge import judge
+from unime.judge import by_query, cut_by_query, judge
 from unime.mine import mine, without_labelled
 from unime.mine.rules import mine_by_rule
 from unime.retrieve import search
@@ -22,9 +23,13 @@ RULES = [Rule(rule="random"), Rule(rule="top_k"), Rule(rule="margin", margin=0.0
 
 
 class Hashed:
-    """A backend of the judge whose logits depend on nothing but query and candidate."""
+    """A backend of the judge whose logits depend on nothing but query and candidate; it remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
 
     def answers(self, questions: Any) -> list[np.ndarray]:
+        self.asked += [(one.query, candidate) for one in questions for candidate in one.candidates]
         return [np.array([self._logits(one.query, candidate) for candidate in one.candidates], np.float32) for one in questions]
 
     def _logits(self, query: str, candidate: str) -> tuple[float, float]:
@@ -103,6 +108,29 @@ def test_over_a_thousand_queries_no_labelled_positive_is_retrieved_or_judged(run
     assert all(run.may_be_negative(pair, candidate) for pair, candidate in run.hits.select("pair", "candidate").iter_rows())
     for pair, candidate, positive in run.judged.select("pair", "candidate", "positive").iter_rows():
         assert candidate == run.of_pair[pair][2] if positive else run.may_be_negative(pair, candidate)
+
+
+def judged_by(backend: Hashed, pairs: pl.DataFrame, hits: pl.DataFrame, shard: int, scratch: Path) -> pl.DataFrame:
+    return judge(pairs, hits, backend, mode="exact", shard=shard, scratch=scratch, track=lambda iterable, total, label: iterable)
+
+
+def test_a_querys_candidates_are_judged_once_however_its_pairs_are_scattered(run: Run, tmp_path: Path) -> None:
+    pairs = run.pairs.filter(pl.col("dataset") == "A")
+    hits = run.hits.join(pairs, on="pair", how="semi", maintain_order="left")
+    assert (pairs["query"] == pairs["query"].shift(1)).mean() < 0.1, "pairs of a query are not side by side"
+    expected = run.judged.join(pairs, on="pair", how="semi", maintain_order="left")
+    once = expected.join(pairs, on="pair").select("query", "candidate").n_unique()
+    assert len(expected) > 2.5 * once
+    for shard in (7, 64):
+        backend = Hashed()
+        found = judged_by(backend, pairs, hits, shard, tmp_path / str(shard))
+        assert found.equals(expected), "the table is in the order of the pairs, whatever the shards"
+        assert len(backend.asked) == len(set(backend.asked)) == once
+    backend = Hashed()
+    assert judged_by(backend, pairs, hits, 2, tmp_path / "2").equals(expected), "a query with more pairs than a shard is cut"
+    assert len(backend.asked) > once
+    sizes = [len(some) for some in cut_by_query(by_query(pairs), 7)]
+    assert sum(sizes) == len(pairs) and max(sizes) == 7 and min(sizes) > 0
 
 
 def test_over_a_thousand_queries_no_labelled_positive_is_mined_by_any_rule(run: Run) -> None:

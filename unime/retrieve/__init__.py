@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
+from unime.data.excluded import Excluded
 from unime.retrieve.approximate import Approximate
-from unime.retrieve.excluded import Excluded
 from unime.retrieve.search import Exact, gathered, products
 
 _BLOCK = 1 << 14  # queries searched at a time: each block reads all candidates once
@@ -37,8 +37,9 @@ def retrieve(
     """Tables HITS (pairs in the order of `pairs`, then rank) and POOLS (one row a pair).
 
     The pool is the data set's distinct positives.  Left out are all labelled positives of the pair's query (its own and those of the
-    query's other pairs; equal content is an equal id), the query itself as `excluded` says (`items`: table ITEMS, which knows the
-    pictures), and with `delta` every candidate with similarity >= delta.  All pairs of a query have the same hits.
+    query's other pairs; equal content is an equal id), the query itself, and with `delta` every candidate with similarity >= delta.
+    `unime.data.excluded` says which candidates are the query itself; `items` is the table ITEMS, which knows the pictures.  All pairs of
+    a query have the same hits.
 
     Vectors (N, D) are unit rows, float32 or float16, and may lie on disk.  With another `index` than `exact` see
     `approximate.Approximate`.  Raises ArtifactError for an item without a vector, an id that is there twice, or a vector that is not a

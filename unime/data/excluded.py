@@ -79,6 +79,17 @@ class Excluded(NamedTuple):
         return by_id | (self.candidate_image[positions] == self.query_image[queries][:, None])
 
 
+def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
+    """How many candidates of its set are barred for each of one set's PAIRS, (n,) int64; see `Excluded.of`."""
+    pool = pairs["positive"].unique().sort()
+    queries = pairs["query"].unique().sort()
+    number = {id: place for place, id in enumerate(queries)}
+    position = {id: place for place, id in enumerate(pool)}
+    query = np.array([number[id] for id in pairs["query"]], dtype=np.int64)
+    positive = np.array([position[id] for id in pairs["positive"]], dtype=np.int64)
+    return Excluded.of(queries, pool, query, positive, items).counts[query]
+
+
 def _images(ids: pl.Series, items: pl.DataFrame | None, absent: int) -> np.ndarray:
     """A number of the picture that each item holds (n,) int64, the same for the same archive and member; `absent` where it holds none."""
     if items is None:
