@@ -25,7 +25,7 @@ HOUSE = (
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 TABLES = (
     "suite fetch_train fetch_eval fetch_crossmodal fetch_scores fetch_model data_train data_eval data_crossmodal import_scores retrieve "
-    "judge_mean judge_agreement mine mine_more mine_mean mining_report report ablations settings"
+    "judge_mean judge_agreement mine mine_more mine_mean mine_rule mining_report report ablations settings"
 ).split()
 BACKENDS = ("transformers", "vllm", "openai")
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "faiss": "faiss-cpu"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -9,7 +10,9 @@ import polars as pl
 import pytest
 
 from unime import artifacts
+from unime.config import Rule
 from unime.mine import mine
+from unime.mine.rules import mine_by_rule
 from unime.report import mining
 
 
@@ -37,7 +40,10 @@ def tables() -> dict[str, pl.DataFrame]:
         "hits": pl.DataFrame(hits, schema=artifacts.HITS, orient="row"),
         "judgements": pl.DataFrame(judged, schema=artifacts.JUDGEMENTS, orient="row"),
     }
-    found["pools"] = found["pairs"].select("pair", pool=pl.lit(1, pl.Int64), delta=pl.lit(2, pl.Int64))
+    counts = {"pool": 1, "labelled": 3, "itself": 4, "delta": 2}
+    counted = {name: pl.lit(value, pl.Int64) for name, value in counts.items()}
+    found["pools"] = found["pairs"].select("pair", **counted, positive_similarity=pl.lit(0.92, pl.Float32))
+    artifacts.check(found["pools"], artifacts.POOLS, "pools")
     found["mined"], _ = mine(
         found["pairs"], found["hits"], found["judgements"], beta=0.01, negatives=5, interval=2, order="similarity", seed=0
     )
@@ -48,6 +54,7 @@ def test_counts_and_histograms(tables: dict[str, pl.DataFrame]):
     figures = mining.report(**tables, beta=0.01)
     a, b = figures["sets"]
     assert (a["pairs"], a["pool"], a["candidates"], a["alpha"], a["delta"]) == (6, 6, 30, 6, 12)  # one true duplicate a pair is dropped
+    assert (a["labelled"], a["itself"], figures["all"]["labelled"], figures["all"]["itself"]) == (18, 24, 36, 48)
     assert (a["repeated"], b["repeated"], b["candidates"], figures["all"]["candidates"]) == (6, 24, 6, 36)  # 4 of 5, 1 of 5
     assert a["scores"][2] == 24 and a["scores"][19] == 6 and sum(a["scores"]) == 30
     assert a["sigmas"][16] == 6 and a["sigma"] == pytest.approx(0.8)
@@ -71,6 +78,39 @@ def test_false_negative_shares_equal_a_count_by_hand(tables: dict[str, pl.DataFr
             assert found[key] == pytest.approx(np.mean(right))
 
 
+def test_rules_without_a_judge_are_counted_beside_the_judges(tables: dict[str, pl.DataFrame], monkeypatch: pytest.MonkeyPatch):
+    """All hits have similarity 0.9 and all positives 0.92, so one margin drops nothing and the other all; the truth is counted by hand."""
+    rules = {
+        "top": Rule(rule="top_k"),
+        "wide": Rule(rule="margin", margin=0.01),
+        "narrow": Rule(rule="margin", margin=0.05),
+        "random": Rule(rule="random"),
+    }
+    ways = {"negatives": 5, "interval": 2, "seed": 0}
+    miners = {name: functools.partial(mine_by_rule, rule=rule, **ways) for name, rule in rules.items()}
+    figures = mining.report(**tables, beta=0.01, truth=ByNumber(), rules=miners)
+    whole = figures["all"]["rules"]
+    assert {name: (one["dropped"], one["rows"], one["repeated"], one["fallback"]) for name, one in whole.items()} == {
+        "top": (0, 60, 24, 0),
+        "wide": (0, 60, 24, 0),
+        "narrow": (36, 60, 0, 60),
+        "random": (0, 60, 24, 0),
+    }
+    for name, miner in miners.items():
+        mined, _ = miner(tables["pairs"], tables["hits"], tables["pools"])
+        for one in figures["sets"]:
+            rows = mined.filter(pl.col("dataset") == one["name"]).select("query", "negatives").explode("negatives")
+            right = [candidate[-1] == query[-1] for query, candidate in rows.iter_rows()]
+            assert one["rules"][name]["false"] == pytest.approx(np.mean(right))
+    assert whole["top"]["false"] > figures["all"]["false"]["mined"] == 0.0, "without a judge the true duplicate stays among five of five"
+    text = mining.markdown(figures)
+    assert "| judge | 6 | 60 | 30 | 0 | 0.00 |" in text and "| narrow | 36 | 60 | 0 | 60 |" in text
+    assert "| A | 0.00 | 20.00 | 20.00 | 20.00 | 20.00 |" in text
+    without = mining.markdown(mining.report(**tables, beta=0.01, rules=miners))
+    assert "| top | 0 | 60 | 24 | 0 |\n" in without and "False negatives by set" not in without
+    assert "Mining rules" not in mining.markdown(mining.report(**tables, beta=0.01))
+
+
 def test_sampled_shares_are_close_to_the_exact_ones(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
     rows = [(f"{name}{i}", name, i, f"q{name}{i}-{i % 10}", f"{name}{i % 40:02d}") for name in "AB" for i in rng.permutation(400).tolist()]
@@ -85,6 +125,6 @@ def test_sampled_shares_are_close_to_the_exact_ones(monkeypatch: pytest.MonkeyPa
 
 def test_markdown_shows_every_set_and_the_sum(tables: dict[str, pl.DataFrame]):
     text = mining.markdown(mining.report(**tables, beta=0.01, truth=ByNumber()))
-    assert "| A | 6 | 6 | 30 | 12 | 6 | 6 | 0 | 0 |" in text
+    assert "| A | 6 | 6 | 18 | 24 | 30 | 12 | 6 | 6 | 0 | 0 |" in text
     assert "| all | 12 |" in text and "| A | 20.00 | 100.00 | 0.00 |" in text
     assert "False negatives" not in mining.markdown(mining.report(**tables, beta=0.01))

@@ -140,10 +140,14 @@ def test_the_ablations_are_made_on_request_and_start_from_the_run(finished, tmp_
         "k-4": {"source": "judge", "negatives": 4, "tau": 0.02},
     }
     values["ablations"]["embedders"] |= {"tau": {"source": "judge", "negatives": 8, "tau": 0.5}}
+    values["ablations"]["embedders"] |= {
+        "rule": {"loss": "hard_negatives", "source": "percent"},
+        "in-batch": {"loss": "in_batch", "source": "judge"},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     sh("python -m snakemake --cores all results/ablations.csv", folder)
     table = pl.read_csv(folder / "results/ablations.csv")
-    assert table["block"].unique(maintain_order=True).to_list() == ["components", "judge", "negatives", "tau", "other"]
+    assert table["block"].unique(maintain_order=True).to_list() == ["components", "judge", "mining", "negatives", "tau", "other"]
     assert set(table["source"]) == {"this run"} and table.filter(pl.col("block") == "other")["row"].to_list() == ["as the run"] * 2
     run = pl.read_csv(folder / "results/mmeb_table.csv").filter(pl.col("model") == "UniME-V2")["overall"][0]
     assert set(table.filter(pl.col("block") == "other")["overall"]) == {run}, "nothing changed gives the run's own figures"
@@ -152,9 +156,13 @@ def test_the_ablations_are_made_on_request_and_start_from_the_run(finished, tmp_
     ]
     assert len(set(weights)) == 4
     assert weights[0] == (folder / "results/train/unime_v2/adapter_model.safetensors").read_bytes()
+    in_batch = folder / "results/ablations/train/in-batch/adapter_model.safetensors"
+    assert in_batch.read_bytes() == (folder / "results/train/in_batch/adapter_model.safetensors").read_bytes()
+    assert len(list((folder / "results/mine/percent").glob("*/mined.parquet"))) == len(values["data"]["train_sets"])
     assert "Nothing to be done" in sh("snakemake -n results/ablations.csv", folder)
     stale = {line.rstrip(":") for line in sh("dvc status ablations/dvc.yaml dvc.yaml", folder).splitlines() if line[:1].strip()}
     unasked = {"settings", "ablations/dvc.yaml:judge_agreement@nano-published"}
+    unasked |= {f"ablations/dvc.yaml:mine_rule@{name}" for name in values["mine"]["rules"] if name != "percent"}
     assert stale - {"Data and pipelines are up to date."} <= unasked, stale
 
 

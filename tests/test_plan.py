@@ -18,6 +18,7 @@ from unime import artifacts, backbones
 from unime import config as config_module
 from unime.__main__ import main
 from unime.data import captions, sets
+from unime.data.excluded import Excluded
 from unime.data.items import Items
 from unime.evaluate import crossmodal, rank
 from unime.job import Job
@@ -66,7 +67,7 @@ def run(tmp_path_factory, values: dict, asked) -> Path:
         items, pairs, _ = sets.read_train(root, name, "original", 50, 1, 10**6, "fail", job(folder))
         artifacts.write_table(items, data / "train" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(pairs, data / "train" / name / "pairs.parquet", artifacts.PAIRS)
-        artifacts.write_table(nearest(pairs), folder / "results/retrieve" / name / "hits.parquet", artifacts.HITS)
+        artifacts.write_table(nearest(pairs, items), folder / "results/retrieve" / name / "hits.parquet", artifacts.HITS)
     for name in TASKS:
         items, queries, _ = sets.read_eval(root, name, 10**6, "fail", job(folder))
         artifacts.write_table(items, data / "eval" / name / "items.parquet", artifacts.ITEMS)
@@ -79,11 +80,14 @@ def run(tmp_path_factory, values: dict, asked) -> Path:
     return folder
 
 
-def nearest(pairs: pl.DataFrame) -> pl.DataFrame:
+def nearest(pairs: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """HITS as the search leaves them (faiss apart: it and torch bring an OpenMP runtime each)."""
-    pool, rows = pairs["positive"].unique().sort().to_list(), []
-    for pair, own in pairs.select("pair", "positive").iter_rows():
-        others = [one for one in np.random.default_rng(int(pair[:8], 16)).permutation(pool) if one != own][:K]
+    pool, queries, rows = pairs["positive"].unique().sort(), pairs["query"].unique().sort(), []
+    query, positive = (ids.search_sorted(pairs[side]).to_numpy().astype(int) for ids, side in ((queries, "query"), (pool, "positive")))
+    barred = Excluded.of(queries, pool, query, positive, items).barred(query, np.arange(len(pool))[None, :])
+    for number, pair in enumerate(pairs["pair"]):
+        left = pool.filter(pl.Series(~barred[number])).to_numpy()
+        others = np.random.default_rng(int(pair[:8], 16)).permutation(left).tolist()[:K]
         rows += [(pair, one, place, 0.5) for place, one in enumerate(others)]
     return pl.DataFrame(rows, schema=artifacts.HITS, orient="row")
 

@@ -170,7 +170,8 @@ def test_white_space_around_a_text_is_no_other_text_unless_both_are_there(root: 
     assert (report["texts_exact"], report["texts_stripped"], report["duplicate_pairs"]) == (12 + 1, 11, 1)
     assert mined["A"]["negatives"].to_list() == [[item("A", k) for k in range(1, 11)]]
 
-    train_set(tmp_path, "A", [(ASK, path("A", 0), text, "") for text in ("cat", "cat\n", "dog")], {path("A", 0): png(0)})
+    known = [(ASK, path("A", number), text, "") for number, text in enumerate(("dog", "cat", "cat\n"))]
+    train_set(tmp_path, "A", known, {path("A", number): png(number) for number in range(3)})
     wanted = [["cat", ""], ["cat\n", ""], ["cat\n\n", ""]]
     value = scored("A", 0, pos_text="dog", hard_negatives=wanted, hard_negatives_scores=[0.1] * 3)
     mined, items, report = run(tmp_path, written(tmp_path, value), "A", negatives=3)
@@ -293,6 +294,35 @@ def test_the_first_of_equal_pairs_counts_and_scores_above_alpha_are_counted(root
     assert (a["dataset"], a["rows"], a["mined"], a["negatives"], a["above_alpha"]) == ("A", 3, 2, 20, 2)
     assert a["above_alpha_share"] == report["above_alpha_share"] == 0.1 and a["pairs_without_scores"] == 12
     assert a["equal_to_positive"] == 1 and mined["A"]["pair"].to_list() == sets(root)["A"][1]["pair"].to_list()[2:5:2]
+
+
+def test_no_positive_of_a_query_and_not_the_query_itself_is_imported_as_its_negative(tmp_path: Path):
+    """Case 1 of a published file: of the pairs' table, of another row of the file, and a query among its own negatives."""
+    rows_of_set = [("q", "", "p1", ""), ("q", "", "p2", ""), ("r", "", "s", ""), ("s", "", "t", "")]
+    train_set(tmp_path, "A", [*rows_of_set, (ASK, path("A", 0), "u", "")], {path("A", 0): png(0)})
+
+    def row(query: str, positive: str, *negatives: str) -> dict[str, Any]:
+        texts = {"query_text": query, "query_image": "", "pos_text": positive, "pos_image": ""}
+        scores = [0.1 * place for place in range(len(negatives))]
+        return texts | {"query_pos_scores": 0.9, "hard_negatives": [[one, ""] for one in negatives], "hard_negatives_scores": scores}
+
+    image = {"query_text": ASK, "query_image": path("A", 0)}
+    file = [row("q", "p1", "p2", "s", "p1", "t"), row("r", "s", "p1", "t"), row("s", "t", "s", "u")]
+    file += [row("", "u", "new", "t") | image, row("q", "p2", "p1"), row("", "new", "u", "s") | image]  # the last: a pair of the file alone
+    found, _, report = run(tmp_path, written(tmp_path, *file), "A", negatives=4)
+    name = {artifacts.content_id(text, None): text for text in ("q", "p1", "p2", "r", "s", "t", "u", "new")}
+    table = found["A"].select("query", "positive", "negatives")
+    by_pair = {(name.get(query), name[positive]): [name[one] for one in others] for query, positive, others in table.iter_rows()}
+    assert by_pair == {
+        ("q", "p1"): ["s", "t", "s", "t"],
+        ("r", "s"): ["p1", "t", "p1", "t"],
+        ("s", "t"): ["u"] * 4,
+        (None, "u"): ["t"] * 4,
+        (None, "new"): ["s"] * 4,
+    }
+    assert (report["equal_to_positive"], report["labelled"], report["itself"]) == (1, 3, 1)
+    (left,) = report["left_out"]["listed"]
+    assert left["row"] == 4 and left["reason"] == "all its negatives are labelled positives of its query, or the query itself"
 
 
 def test_only_the_first_bad_rows_are_listed_and_all_counted(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

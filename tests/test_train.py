@@ -213,6 +213,37 @@ def test_a_gradient_that_is_not_finite_stops_the_run(folder, nano, tmp_path):
         fit(accumulate.backbone, view.train.unime_v2, 24, 1, job, accumulate.accelerator, poisoned)
 
 
+def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nano, tmp_path):
+    """Rules without a judge leave sigma and scores null: the one-hot loss reads none, and gives the weights that it gives with scores."""
+    table = table_of(folder, "hard_negatives")
+    nobody = table.with_columns(
+        sigma=pl.lit(None, dtype=pl.Float64),
+        scores=pl.col("scores").list.eval(pl.when(pl.element() > 2).then(pl.element())),  # no score is above 2: all become null
+    )
+    assert nobody.schema == table.schema and nobody["scores"].list.drop_nulls().list.len().sum() == 0
+    adapters = []
+    for name, one in (("judged", table), ("unjudged", nobody)):
+        view = view_of("hard_negatives", folder, nano, steps=2, checkpoint=1)
+        (tmp_path / f"scratch-{name}").mkdir()
+        job = Job(None, 1, tmp_path / f"scratch-{name}", log=logging.getLogger("test"))
+        backbone = backbones.load(nano, models=view.models, train=True)
+        embedder.train_embedder("hard_negatives", one, Items.open(folder, 10**6), backbone, view, job, tmp_path / name)
+        adapters.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+        assert ("flat targets" in (tmp_path / name / "README.md").read_text()) == (name == "judged")
+    assert adapters[0] == adapters[1]
+
+    for kind, reader in (("unime_v2", "the soft-label loss"), ("reranker", "the reranker")):
+        view = view_of(kind, folder, nano)
+        job = Job(None, 1, tmp_path / kind, log=logging.getLogger("test"))
+        backbone, items = backbones.load(nano, models=view.models, train=True), Items.open(folder, 10**6)
+        message = rf"pair {nobody['pair'][0]}: its negatives have no scores \(24 of 24 pairs\).*{reader} needs scores"
+        with pytest.raises(ValueError, match=message):
+            if kind == "reranker":
+                reranker.train_reranker(nobody, items, backbone, view, job, tmp_path / "out")
+            else:
+                embedder.train_embedder(kind, nobody, items, backbone, view, job, tmp_path / "out")
+
+
 def test_float16_cannot_be_trained_in(folder, nano, tmp_path):
     view = view_of("unime_v2", folder, nano)
     half = view.models.model_copy(update={"dtype": "float16"})

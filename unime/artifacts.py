@@ -45,8 +45,17 @@ POOL = {"id": pl.String}
 HITS = {"pair": pl.String, "candidate": pl.String, "rank": pl.Int32, "similarity": pl.Float32}
 """Potential hard negative: rank from 0, best similarity first."""
 
-POOLS = {"pair": pl.String, "pool": pl.Int64, "delta": pl.Int64}
-"""Per pair: candidates in its pool without the positive, and how many of them similarity >= delta removed."""
+POOLS = {
+    "pair": pl.String,
+    "pool": pl.Int64,
+    "labelled": pl.Int64,
+    "itself": pl.Int64,
+    "delta": pl.Int64,
+    "positive_similarity": pl.Float32,
+}
+"""Per pair: `pool` candidates of its set may be negatives of its query, and similarity >= delta removed `delta` of these.  Not in the pool
+are the pair's positive, `labelled` further labelled positives of the query, and `itself` candidates that are the query or hold its picture.
+`positive_similarity` is that of query and positive."""
 
 JUDGEMENTS = {
     "pair": pl.String,

@@ -19,10 +19,26 @@ from pydantic import BaseModel, ValidationError
 
 from unime.config import sections
 from unime.config.judges import JUDGED
-from unime.config.sections import Pretrain, Suite, Variant
+from unime.config.rules import Rule
+from unime.config.sections import Pretrain, Suite
 from unime.config.types import nearest
+from unime.config.variants import Variant, settings_of
 
-__all__ = ["JUDGED", "Config", "ConfigError", "Pretrain", "Suite", "Variant", "View", "at", "load", "nearest", "parse"]
+__all__ = [
+    "JUDGED",
+    "Config",
+    "ConfigError",
+    "Pretrain",
+    "Rule",
+    "Suite",
+    "Variant",
+    "View",
+    "at",
+    "load",
+    "nearest",
+    "parse",
+    "settings_of",
+]
 
 
 class ConfigError(ValueError):

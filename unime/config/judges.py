@@ -94,10 +94,10 @@ def judgement_folders(judge: Judge) -> list[str]:
     return [OWN, *(f"results/judges/{name}" for name in judge.models), *(f"results/judge_means/{name}" for name in judge.means)]
 
 
-def check_judges(judge: Judge, scores: Iterable[str], judgements: str) -> None:
-    """Raise ValueError where names of judges clash (`scores`: those of fetch.scores), a mean is not one of two judges or more that are
-    there, or `judgements` (mine.judgements) is no folder that one of them makes."""
-    named = {"fetch.scores": set(scores), "judge.models": set(judge.models), "judge.means": set(judge.means)}
+def check_judges(judge: Judge, scores: Iterable[str], judgements: str, rules: Iterable[str] = ()) -> None:
+    """Raise ValueError where names clash (`scores`: those of fetch.scores; `rules`: those of mine.rules), a mean is not one of two judges
+    or more that are there, or `judgements` (mine.judgements) is no folder that one of them makes."""
+    named = {"fetch.scores": set(scores), "judge.models": set(judge.models), "judge.means": set(judge.means), "mine.rules": set(rules)}
     for kind, names in named.items():
         if JUDGED in names:
             raise ValueError(f"{kind}: {JUDGED!r} is the name of the run's own judge and of what is mined here; choose another")

@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
+from unime.config.rules import Rule
 from unime.config.types import Count, Name, Positive, PromptFormat, Rate, Section, Side, nearest
+from unime.config.variants import Ablations, check_variant
 
 Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
 
@@ -133,6 +135,7 @@ class Mine(Section):
     negatives: Positive = Field(description="n, negatives kept a query")
     interval: Positive = Field(description="every interval-th candidate of the ordered list is taken, cycling")
     order: Literal["similarity", "score"] = Field(description="the order in which candidates are taken")
+    rules: dict[Name, Rule] = Field(description="mining rules without a judge, by name, to compare with; made on request (docs/mining.md)")
 
 
 Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
@@ -261,16 +264,6 @@ class Evaluate(Section):
         return value
 
 
-class Variant(Section):
-    source: str = Field(description="judge, or a name of judge.models, judge.means or fetch.scores: whose negatives")
-    negatives: Positive = Field(description="as train.unime_v2.negatives")
-    tau: Rate = Field(description="as train.unime_v2.tau")
-
-
-class Ablations(Section):
-    embedders: dict[Name, Variant] = Field(description="embedders that differ from train.unime_v2, by name")
-
-
 class Experiment(Section):
     seed: Count = Field(description="seed of sampling, LoRA initialisation, dropout and fallback rows")
     nano: Nano
@@ -333,10 +326,14 @@ class Experiment(Section):
         sources, chosen = [JUDGED, *self.fetch.scores], self.mine.source
         if chosen not in sources:
             raise ValueError(f"mine.source {chosen!r} is neither 'judge' nor a name of fetch.scores{nearest(chosen, sources)}")
-        check_judges(self.judge, self.fetch.scores, self.mine.judgements)
-        known = [*sources, *self.judge.models, *self.judge.means]
+        check_judges(self.judge, self.fetch.scores, self.mine.judgements, self.mine.rules)
+        known = [*sources, *self.judge.models, *self.judge.means, *self.mine.rules]
         for name, variant in self.ablations.embedders.items():
-            if variant.source not in known:
-                raise ValueError(f"ablations.embedders.{name}.source {variant.source!r} is unknown{nearest(variant.source, known)}")
-            if (k := variant.negatives) > self.mine.negatives:
-                raise ValueError(f"ablations.embedders.{name}.negatives {k} must be at most mine.negatives {self.mine.negatives}")
+            check_variant(
+                f"ablations.embedders.{name}",
+                variant,
+                getattr(self.train, variant.loss),
+                sources=known,
+                rules=self.mine.rules,
+                negatives=self.mine.negatives,
+            )

@@ -1,4 +1,4 @@
-"""Train UniME-V2's embedder with one setting changed, for an ablation."""
+"""Train an embedder that differs from the run's own in some settings, for an ablation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.backbones import load
+    from unime.config import settings_of
     from unime.train.embedder import train_embedder
 
+    data, mined, model = inputs
     sets, variant = config.data.train_sets, config.ablations.embedders[job.item]
-    settings = config.train.unime_v2.model_copy(update={"negatives": variant.negatives, "tau": variant.tau})
-    table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
-    items = items_of(inputs[0], sets, config.data.max_pixels, mined=inputs[1])
-    backbone = load(inputs[2], models=config.models, image_size=config.train.image_size, train=True)
-    return train_embedder("unime_v2", table, items, backbone, config, job, outputs[0], settings=settings)
+    settings = settings_of(variant, getattr(config.train, variant.loss))
+    if variant.loss == "in_batch":  # it reads pairs, whatever was mined from them
+        table = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
+        items = items_of(data, sets, config.data.max_pixels, mined=None)
+    else:
+        table = artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED)
+        items = items_of(data, sets, config.data.max_pixels, mined=mined)
+    backbone = load(model, models=config.models, image_size=config.train.image_size, train=True)
+    return train_embedder(variant.loss, table, items, backbone, config, job, outputs[0], settings=settings)
 
 
 DOOR = Door(
@@ -34,6 +40,8 @@ DOOR = Door(
         "train.image_size",
         "train.passes",
         "train.lora",
+        "train.in_batch",
+        "train.hard_negatives",
         "train.unime_v2",
         "ablations.embedders.{key}",
     ),

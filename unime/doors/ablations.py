@@ -13,7 +13,6 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts
-    from unime.config import Variant
     from unime.report import ablations
 
     main, others = inputs
@@ -22,11 +21,12 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     tasks, captions, settings = config.evaluate.tasks, config.evaluate.crossmodal, config.ablations.embedders
     scores = pl.concat([artifacts.read_table(main / name / "scores.parquet", artifacts.SCORES) for name in [*tasks, *captions]])
     variants = {name: artifacts.read_table(others / name / "scores.parquet", artifacts.SCORES) for name in settings}
-    base = Variant(source=config.mine.source, negatives=config.train.unime_v2.negatives, tau=config.train.unime_v2.tau)
+    train = {loss: getattr(config.train, loss) for loss in ablations.COMPONENTS}
+    base = ablations.Base(config.mine.source, train, config.mine.rules)
     rows = ablations.build(scores, variants, settings, base, tasks, captions)
     outputs[0].write_text(ablations.to_csv(rows), encoding="utf-8")
     outputs[1].write_text(ablations.to_markdown(rows), encoding="utf-8")
-    return "\n".join([f"{len(variants)} settings changed", *ablations.to_text(rows)])
+    return "\n".join([f"{len(variants)} embedders beside the run's own", *ablations.to_text(rows)])
 
 
 DOOR = Door(
@@ -34,8 +34,10 @@ DOOR = Door(
         "evaluate.tasks",
         "evaluate.crossmodal",
         "mine.source",
-        "train.unime_v2.negatives",
-        "train.unime_v2.tau",
+        "mine.rules",
+        "train.in_batch",
+        "train.hard_negatives",
+        "train.unime_v2",
         "ablations.embedders",
     ),
     inputs=("results/evaluate", "results/ablations/evaluate"),

@@ -10,9 +10,12 @@ from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
+    import functools
+
     import polars as pl
 
     from unime import artifacts
+    from unime.mine.rules import mine_by_rule
     from unime.nano.truth import Truth
     from unime.report import mining
 
@@ -20,6 +23,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     sets = config.data.train_sets
     pairs = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
     truths = [data / name / "truth.parquet" for name in sets]
+    ways = {"negatives": config.mine.negatives, "interval": config.mine.interval, "seed": config.seed}
+    rules = {name: functools.partial(mine_by_rule, rule=rule, **ways) for name, rule in config.mine.rules.items()}
     known = all(file.exists() for file in truths)  # other data than the embedded suite has no ground truth
     figures = mining.report(
         pairs,
@@ -28,6 +33,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         artifacts.read_tables(judged, sets, "judgements.parquet", artifacts.JUDGEMENTS),
         artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED),
         beta=config.mine.beta,
+        rules=rules,
         truth=Truth(pl.concat(artifacts.read_table(file, artifacts.TRUTH) for file in truths)) if known else None,
     )
     artifacts.write_json(figures, outputs[0] / "mining.json")
@@ -40,7 +46,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.train_sets", "mine.judgements", "mine.beta"),
+    sections=("seed", "data.train_sets", "mine.judgements", "mine.beta", "mine.negatives", "mine.interval", "mine.rules"),
     inputs=("results/data/train", "results/retrieve", "{mine.judgements}", "results/mine/judge"),
     outputs=("results/mining_report/judge",),
     sweep=dict.fromkeys(("results/data/train", "results/retrieve", "results/judge", "results/mine/judge"), "data.train_sets"),

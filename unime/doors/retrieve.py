@@ -14,12 +14,16 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.retrieve import recall, retrieve
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
+    items = artifacts.read_table(inputs[0] / "items.parquet", artifacts.ITEMS)
     ids, vectors = artifacts.read_vectors(inputs[1])
     settings = config.retrieve
-    ways = {"k": settings.k, "delta": settings.delta}
+    ways = {"k": settings.k, "delta": settings.delta, "items": items}
     hits, pools = retrieve(pairs, ids, vectors, **ways, index=settings.index, effort=settings.effort, threads=job.threads, track=job.track)
     report = {"pairs": len(pairs), "candidates": pairs["positive"].n_unique(), "index": settings.index, "hits": len(hits)}
+    report |= {"labelled": int(pools["labelled"].sum()), "itself": int(pools["itself"].sum())}
     said = f"{len(hits):,} candidates of {len(pairs):,} pairs"
+    if report["labelled"] + report["itself"]:
+        said += f"; left out: {report['labelled']:,} further labelled positives, {report['itself']:,} times the query itself"
     if settings.index != "exact":
         shares = recall(pairs, hits, ids, vectors, **ways, sample=settings.sample)
         report |= {"effort": settings.effort, "sample": min(settings.sample, len(pairs)), "recall": shares}

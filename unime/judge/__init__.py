@@ -88,16 +88,17 @@ def judge(
 ) -> pl.DataFrame:
     """Table JUDGEMENTS: for every pair, in the order of `pairs`, its positive and then its hits in the order of rank.
 
-    `shard` pairs at a time are written to `scratch` whole; a rerun judges the rest.  In a shard equal (query, candidate) are judged
-    once.  Raises ArtifactError for a logit that is not finite, and for hits of unknown pairs, and PartMade after a `part`.
+    About `shard` pairs at a time are written to `scratch` whole; a rerun judges the rest.  In a shard equal (query, candidate) are judged
+    once, and all pairs of a query, which have the same hits, are in one shard (`cut_by_query`).  Raises ArtifactError for a logit that is
+    not finite, and for hits of unknown pairs, and PartMade after a `part`.
     """
     lists = hits.group_by("pair").agg(hits=pl.col("candidate").sort_by("rank"))
     unknown = lists.join(pairs, on="pair", how="anti")["pair"]
     if len(unknown):
         raise artifacts.ArtifactError(f"hits: pair {unknown.min()} is not in pairs; the tables are of different runs")
-    rows = pairs.select("pair", "query", "positive").join(lists, on="pair", how="left", maintain_order="left")
+    rows = by_query(pairs).select("pair", "query", "positive").join(lists, on="pair", how="left", maintain_order="left")
     parts = shards.run(
-        [rows[start : start + shard] for start in range(0, len(rows), shard)],
+        cut_by_query(rows, shard),
         scratch,
         "judge",
         make=lambda some: _judge(some, backend, mode),
@@ -106,7 +107,33 @@ def judge(
         track=track,
         part=part,
     )
-    return pl.concat([pl.DataFrame(schema=artifacts.JUDGEMENTS), *parts])
+    judged = pl.concat([pl.DataFrame(schema=artifacts.JUDGEMENTS), *parts])
+    if rows["pair"].equals(pairs["pair"]):
+        return judged
+    places = pairs.select("pair", place=pl.int_range(pl.len()))
+    return judged.join(places, on="pair", how="left", maintain_order="left").sort("place", maintain_order=True).drop("place")
+
+
+def by_query(pairs: pl.DataFrame) -> pl.DataFrame:
+    """The pairs with those of a query together, where its first one is; as they are where each query has one pair."""
+    numbered = pairs.with_row_index("place")
+    first = pl.col("place").min().over("query")
+    return numbered.sort(first, "place").drop("place")
+
+
+def cut_by_query(rows: pl.DataFrame, shard: int) -> list[pl.DataFrame]:
+    """Runs of at most `shard` rows, in their order; a query whose rows (which stand together) fit one run is not cut."""
+    ends, start, stop = [], 0, 0
+    for length in rows["query"].rle().struct.field("len").to_list():
+        if stop > start and stop + length - start > shard:
+            ends.append(stop)
+            start = stop
+        stop += length
+        while stop - start > shard:  # more pairs of one query than a shard holds
+            start += shard
+            ends.append(start)
+    starts = [0, *ends]
+    return [rows[begin:end] for begin, end in zip(starts, [*ends, len(rows)], strict=True) if end > begin]
 
 
 def score(yes: np.ndarray, no: np.ndarray, mode: str) -> np.ndarray:

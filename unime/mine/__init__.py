@@ -7,6 +7,8 @@
    by hash of (seed, pair, candidate), so it depends on nothing else in the table.
 A pair without a single candidate (a data set with one distinct positive, or delta took all) cannot be mined and is left out.
 
+`unime.mine.rules` has rules that need no judge: they drop other candidates, and take the rest by the same steps 2 to 4.
+
 Whole columns, no loop over pairs: a hit is its number in `hits`, ids are looked up for the chosen ones only.  No torch.
 """
 
@@ -29,21 +31,58 @@ def mine(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """(MINED in the order of `pairs`, report with counts per data set and in all).
 
+    Hits that are labelled positives of their query are left out, see `without_labelled`.
+
     Raises ArtifactError for a score that is NaN or outside [0, 1], a hit or a positive without judgement, a row that is there twice,
     or tables of different runs; each names pair and candidate.
     """
-    hits = in_runs(hits)
+    hits, labelled = without_labelled(pairs, in_runs(hits))
     judged = judge_hits(hits, judgements, beta)
     left = judged.filter(~pl.col("false"))
     if order == "score":
         left = left.sort(["run", "score", "hit"], descending=[False, True, False])
-    left = left.select(
-        "run", "hit", "score", position=pl.int_range(pl.len(), dtype=pl.Int32).over("run"), size=pl.len().cast(pl.Int32).over("run")
-    )
+    mined, report = take(pairs, hits, judged, left, negatives=negatives, interval=interval, seed=seed)
+    return mined, report | {"labelled": labelled}
+
+
+def take(
+    pairs: pl.DataFrame, hits: pl.DataFrame, judged: pl.DataFrame, left: pl.DataFrame, *, negatives: int, interval: int, seed: int
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """(MINED, report): steps 2 to 4 on what is `left` of each pair, in its order.
+
+    `judged` has a row per hit as `judge_hits` gives them, `left` some of its rows, those of a pair together.  Where `score` and `sigma` are
+    null, as nobody judged, those of the mined rows are null too.
+    """
+    place, size = pl.int_range(pl.len(), dtype=pl.Int32), pl.len().cast(pl.Int32)
+    left = left.select("run", "hit", "score", position=place.over("run"), size=size.over("run"))
     chosen = pl.concat([_strided(left, negatives, interval), _repeated(left, negatives), _fallback(hits, judged, left, negatives, seed)])
     chosen = chosen.sort("run", "place")
     mined = _assemble(pairs, hits, judged, chosen, negatives)
     return mined, _report(pairs, hits, judged, mined)
+
+
+def without_labelled(pairs: pl.DataFrame, hits: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """(the hits that may be negatives, how many may not): out go labelled positives of a hit's query in its data set, and the query itself.
+
+    The retrieve stage leaves both out.  Judgements made on the hits of an older one may have cost weeks of a GPU, and a candidate less in a
+    pair's list harms nothing, so these hits are dropped here and counted, where an error would ask for all judgements again.
+    `hits` as `in_runs` gives them.
+    """
+    first = hits["pair"].filter((hits["pair"] != hits["pair"].shift(1)).fill_null(True))
+    asked = first.to_frame().join(pairs.select("pair", "dataset", "query"), on="pair", how="left", maintain_order="left")
+    # Numbers first: a join of all hits on three strings takes ten times as long, and hits of today's retrieve stage end here.
+    query = (asked["dataset"].hash(1) + asked["query"].hash(2)).gather(hits["pair"].rle_id())
+    own = pairs["dataset"].hash(1) + pairs["query"].hash(2)
+    barred = pl.concat([own + pairs["positive"].hash(3), own + pairs["query"].hash(3)]).unique()
+    suspect = (query + hits["candidate"].hash(3)).is_in(barred.implode())
+    if not suspect.any():
+        return hits, 0
+    positives = pairs.select("dataset", "query", candidate="positive")
+    itself = pairs.select("dataset", "query", candidate="query")
+    found = hits.with_row_index("hit").filter(suspect).join(asked, on="pair")
+    found = found.join(pl.concat([positives, itself]).unique(), on=["dataset", "query", "candidate"], how="semi")
+    kept = hits.with_row_index("hit").join(found, on="hit", how="anti", maintain_order="left").drop("hit")
+    return kept, len(found)
 
 
 def in_runs(hits: pl.DataFrame) -> pl.DataFrame:
@@ -117,13 +156,14 @@ def _repeated(left: pl.DataFrame, negatives: int) -> pl.DataFrame:
 
 def _fallback(hits: pl.DataFrame, judged: pl.DataFrame, left: pl.DataFrame, negatives: int, seed: int) -> pl.DataFrame:
     """Pairs that lost every candidate: all of them in the order of their hash, the first n; again from the start where too few."""
-    lost = judged.select("run", "hit").join(left.select("run").unique(), on="run", how="anti", maintain_order="left")
+    lost = judged.select("run", "hit", "score").join(left.select("run").unique(), on="run", how="anti", maintain_order="left")
     rows = hits.select("pair", "candidate")[lost["hit"]]
     keys = [hashlib.sha256(f"{seed}\0{pair}\0{candidate}".encode()).hexdigest() for pair, candidate in rows.iter_rows()]
     lost = lost.with_columns(pl.Series("key", keys, dtype=pl.String)).sort("run", "key")
     lost = lost.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32).over("run"), size=pl.len().cast(pl.Int32).over("run"))
     lost = lost.filter(pl.col("position") < negatives).with_columns(place=pl.int_ranges("position", negatives, "size")).explode("place")
-    lost = lost.with_columns(score=pl.lit(1.0), reason=pl.lit(FALLBACK))
+    flat = pl.when(pl.col("score").is_not_null()).then(pl.lit(1.0))  # where nobody judged there is no score at all
+    lost = lost.with_columns(score=flat, reason=pl.lit(FALLBACK))
     return lost.select(pl.col(name).cast(kind) for name, kind in _CHOSEN.items())
 
 

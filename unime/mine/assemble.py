@@ -71,8 +71,11 @@ def assemble(
     sigma, scores = np.asarray(one.sigma), np.asarray(one.scores).reshape(-1, width)
     query, positive = codes[np.asarray(one.query)], codes[np.asarray(one.positive)]  # (R,)
     negatives = codes[np.asarray(one.negatives)].reshape(-1, width)
-    same = (negatives == positive[:, None]) & (negatives >= 0)  # a positive is no negative of itself, whatever its score
-    usable = (negatives >= 0) & ~same
+    there = negatives >= 0
+    same = there & (negatives == positive[:, None])  # a positive is no negative of itself, whatever its score
+    labelled = there & ~same & _labelled(lookup, query, positive, negatives, len(ids))
+    itself = there & ~same & ~labelled & (negatives == query[:, None])
+    usable = there & ~same & ~labelled & ~itself
     good = (query >= 0) & (positive >= 0) & usable.any(axis=1)
     _name_the_lost(one, good, query, positive, negatives, identified, left_out, lost)
     taken = _filled(usable[good])
@@ -95,11 +98,25 @@ def assemble(
             "ranks": lists(pl.Series(taken.astype(np.int32).ravel())),
             "reasons": lists(words.gather(again.astype(np.uint32).ravel())),
             "same": same[good].sum(axis=1),
+            "labelled": labelled[good].sum(axis=1),
+            "itself": itself[good].sum(axis=1),
             "again": again.sum(axis=1),
             "above": (scores > sigma[good][:, None] - BETA).sum(axis=1),
         }
     )
     return _finish(one, table, pairs, identified)
+
+
+def _labelled(lookup: Lookup, query: np.ndarray, positive: np.ndarray, negatives: np.ndarray, size: int) -> np.ndarray:
+    """Whether each negative (R, width) is a positive of its row's query (R,) in another row of the file or in a pair of the set.
+
+    Items are numbers below `size`, or negative where there is none.
+    """
+    known = (query >= 0) & (positive >= 0)
+    pairs = lookup.pairs()
+    keys = np.concatenate([query[known] * size + positive[known], pairs[:, 0] * size + pairs[:, 1]])
+    found = np.isin(query[:, None] * size + negatives, keys)
+    return found & (query >= 0)[:, None] & (negatives >= 0)
 
 
 def _name_the_lost(
@@ -127,7 +144,7 @@ def _name_the_lost(
         elif (missing := numbers[at][(negatives[at] < 0) & (numbers[at] != ABSENT)]).size:
             left_out.add(one.row[at], f"none of its negatives is usable; the first {why(missing[0])}", "negatives")
         else:
-            left_out.add(one.row[at], "all its negatives are its positive", "negatives")
+            left_out.add(one.row[at], "all its negatives are labelled positives of its query, or the query itself", "negatives")
     for at, place in np.argwhere((negatives < 0) & (numbers != ABSENT) & good[:, None]):
         lost.add(one.row[at], f"hard negative {place} {why(numbers[at, place])}", "negative")
 
@@ -163,6 +180,8 @@ def _finish(
         "negatives": len(mined) * one.width,
         "repeated": int(first["again"].sum()),
         "equal_to_positive": int(first["same"].sum()),
+        "labelled": int(first["labelled"].sum()),
+        "itself": int(first["itself"].sum()),
         "above_alpha": int(first["above"].sum()),
     }
     return mined, items, figures | {"above_alpha_share": figures["above_alpha"] / max(1, figures["negatives"])}

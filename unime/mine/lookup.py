@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from unime import artifacts
@@ -76,6 +77,11 @@ class Lookup:
     def has_pair(self, query: int, positive: int) -> bool:
         """Whether two numbers are a pair of PAIRS."""
         return query << 32 | positive in self._pairs  # ABSENT is negative, which no pair is
+
+    def pairs(self) -> np.ndarray:
+        """The numbers (query, positive) of all PAIRS, (n, 2) int64, in no order."""
+        keys = np.fromiter(self._pairs, dtype=np.int64, count=len(self._pairs))
+        return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=1)
 
     def extras(self) -> pl.DataFrame:
         """The references (text, path) that ITEMS lacks, in the order of their numbers."""

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from unime import artifacts
 from unime.config import JUDGED
 from unime.config.sections import NANO
 from unime.data.benchmarks import PARTS
+from unime.data.excluded import counts_of
 from unime.evaluate.tasks import CROSSMODAL, EMBEDDERS, TASKS, column
 from unime.nano import kinds
 
@@ -43,6 +45,7 @@ class Set(NamedTuple):
     queries: int
     pool: int
     counted: bool
+    barred: np.ndarray | None = None  # (pairs,): how many of the pool each pair's query may not have as negatives
 
 
 class Asked(NamedTuple):
@@ -73,7 +76,8 @@ def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
         if (root / name / "pairs.parquet").exists():
             pairs = artifacts.read_table(root / name / "pairs.parquet", artifacts.PAIRS)
             items = artifacts.read_table(root / name / "items.parquet", artifacts.ITEMS)
-            found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True))
+            barred = counts_of(pairs, items)
+            found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True, barred))
         else:
             found.append(Set(name, most, 2 * most, most, most, False))
     return found
@@ -124,13 +128,15 @@ def _bound(name: str, suite: Any) -> Asked | None:
 
 
 def judged(one: Set, k: int) -> int:
-    """Rows of JUDGEMENTS: a pair's positive and its hits, which are all other candidates where the pool has no more than k."""
-    return one.pairs * (1 + hits(one, k))
+    """Rows of JUDGEMENTS: each pair's positive and its hits."""
+    return one.pairs + hits(one, k)
 
 
 def hits(one: Set, k: int) -> int:
-    """Candidates of each pair."""
-    return max(0, min(k, one.pool - 1))
+    """Rows of HITS: k candidates of each pair, or all that may be negatives of its query where these are fewer."""
+    if one.barred is None:
+        return one.pairs * max(0, min(k, one.pool - 1))
+    return int(np.minimum(k, one.pool - one.barred).sum())
 
 
 def work(config: Any, train: Path = TRAIN, evaluation: Path = EVAL) -> list[Work]:
@@ -143,7 +149,7 @@ def _mining(config: Any, sets: list[Set]) -> list[Work]:
         return []
     jobs, k, exact = len(sets), config.retrieve.k, all(one.counted for one in sets)
     sure = exact and config.retrieve.delta is None and config.retrieve.index == "exact"
-    found = sum(one.pairs * hits(one, k) for one in sets)
+    found = sum(hits(one, k) for one in sets)
     return [
         Work("embed_train", "items", sum(one.items for one in sets), exact, jobs),
         Work("retrieve", "queries x candidates", sum(one.queries * one.pool for one in sets), exact, jobs),

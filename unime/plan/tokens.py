@@ -22,7 +22,7 @@ from unime.backbones.files import chat_template, read_config
 from unime.backbones.weights import hollow
 from unime.data.items import Content, Items
 from unime.evaluate import rerank
-from unime.judge import Question, blocks, questions
+from unime.judge import Question, blocks, by_query, cut_by_query, questions
 from unime.judge.shared_prefix import common_prefix
 from unime.judge.transformers_backend import BLOCK, STORED, TransformersJudge, passes
 from unime.mine import KEPT
@@ -134,7 +134,7 @@ def of_items(folders: Sequence[tuple[Sizes, Sequence[str]]], times: int = 1) -> 
 def asked(pairs: pl.DataFrame, hits: pl.DataFrame | None, k: int, most: int) -> pl.DataFrame:
     """(query, candidates, the positive first) of all pairs, or of `most` in one place; candidates drawn from the pool stand in for hits
     that are not there yet."""
-    some = pairs.slice(max(0, len(pairs) - most) // 2, most)
+    some = by_query(pairs).slice(max(0, len(pairs) - most) // 2, most)
     if hits is not None:
         lists = hits.join(some, on="pair", how="semi").group_by("pair").agg(hits=pl.col("candidate").sort_by("rank"))
         rows = some.join(lists, on="pair", how="left", maintain_order="left")
@@ -146,7 +146,7 @@ def asked(pairs: pl.DataFrame, hits: pl.DataFrame | None, k: int, most: int) -> 
 
 def shards_of(rows: pl.DataFrame, shard: int) -> list[list[Question]]:
     """Questions of shards as the judge makes them."""
-    return [questions(rows[start : start + shard].iter_rows()) for start in range(0, len(rows), shard)]
+    return [questions(some.iter_rows()) for some in cut_by_query(rows, shard)]
 
 
 def of_questions(asking: Sequence[Question], sizes: Sizes, batch_tokens: int) -> tuple[int, int]:

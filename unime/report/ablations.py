@@ -3,19 +3,21 @@
     ablations.csv   one row a setting: block, row, source, then the means of MMEB's layout and of the caption benchmarks (percent)
     ablations.md    the same to read, a block a table
 
-A row of this run differs from the run itself in one thing; the run itself stands in every block.  Published rows stand only under means
-that this run has over exactly the paper's tasks.
+A row of this run is an embedder that differs in something from the run's own of the same loss; which block it stands in follows from what
+differs.  The run's own row stands in every block: UniME-V2's, and among mining rules that with the one-hot target, as rules without a judge
+give no scores to learn from.  Published rows stand only under means that this run has over exactly the paper's tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from unime.artifacts import ArtifactError
-from unime.config import Variant
+from unime.config import Rule, Variant, settings_of
+from unime.config.sections import Optimizer
 from unime.evaluate.tasks import CAPTIONS, MODELS, column, columns_of, is_mmeb, is_papers
 from unime.report.published import ABLATIONS
 from unime.report.table import METRIC, csv_text, grid, percent
@@ -23,12 +25,16 @@ from unime.report.table import METRIC, csv_text, grid, percent
 HEADINGS = {"overall": "MMEB", **CAPTIONS}
 BLOCKS = {
     "components": "Components",
+    "loss": "Loss",
     "judge": "Judge",
+    "mining": "Mining rule (one-hot target)",
     "negatives": "Negatives a query (k)",
     "tau": "Temperature",
     "other": "Several at once",
 }
 COMPONENTS = ("in_batch", "hard_negatives", "unime_v2")
+SAME = ("micro", "checkpoint")
+"""Settings that change no result."""
 
 
 class Row(NamedTuple):
@@ -40,26 +46,37 @@ class Row(NamedTuple):
     means: dict[str, float]
 
 
+class Base(NamedTuple):
+    """What variants differ from: the run's mine.source, its sections train.<loss> by loss, and mine.rules."""
+
+    source: str
+    train: Mapping[str, Optimizer]
+    rules: Mapping[str, Rule]
+
+
 def build(
     main: pl.DataFrame,
     variants: Mapping[str, pl.DataFrame],
     settings: Mapping[str, Variant],
-    base: Variant,
+    base: Base,
     tasks: Sequence[str],
     captions: Sequence[str],
 ) -> list[Row]:
-    """Rows in the blocks' order.  `main` and each of `variants` are SCORES of all tasks; `settings` says what each variant changed of
-    `base`, which is the run's own.  Raises ArtifactError where a model lacks a task."""
+    """Rows in the blocks' order.  `main` and each of `variants` are SCORES of all tasks; `settings` says what each variant is.  Raises
+    ArtifactError where a model lacks a task."""
     own = {model: means(main.filter(pl.col("model") == model), tasks, captions, MODELS[model]) for model in COMPONENTS}
     comparable = [group for group in HEADINGS if is_published(group, tasks, captions)]
-    rows = [Row("components", MODELS[model], "this run", own[model]) for model in COMPONENTS]
     found: dict[str, list[Row]] = {block: [] for block in BLOCKS}
     for name, scores in variants.items():
-        block, _ = changed(settings[name], base)
+        block = block_of(settings[name], base)
         found[block].append(Row(block, label(settings[name], base), "this run", means(scores, tasks, captions, name)))
+    rows = [Row("components", MODELS[model], "this run", own[model]) for model in COMPONENTS]
     for block, some in found.items():
-        if some:
-            rows += [Row(block, label(base, base, block), "this run", own["unime_v2"]), *some]
+        if some and block != "components":
+            keys = {key for name in variants if block_of(settings[name], base) == block for key in differences(settings[name], base)}
+            model = "hard_negatives" if block == "mining" else "unime_v2"
+            rows.append(Row(block, own_label(block, sorted(keys), base), "this run", own[model]))
+        rows += some
     blocks = {row.block for row in rows}
     for block, name, figures in ABLATIONS:
         if block in blocks and (shown := {group: figures[group] / 100 for group in comparable}):
@@ -67,19 +84,70 @@ def build(
     return sorted(rows, key=lambda row: list(BLOCKS).index(row.block))
 
 
-def changed(variant: Variant, base: Variant) -> tuple[str, list[str]]:
-    """The block that a variant belongs to, and the settings that it changes."""
-    names = {"source": "judge", "negatives": "negatives", "tau": "tau"}
-    others = [block for key, block in names.items() if getattr(variant, key) != getattr(base, key)]
-    return (others[0] if len(others) == 1 else "other"), others
+def differences(variant: Variant, base: Base) -> dict[str, Any]:
+    """What of a variant is not as in the run's own embedder of its loss: `source` (which in-batch training does not read) and settings."""
+    run = base.train[variant.loss]
+    found: dict[str, Any] = {}
+    if variant.loss != "in_batch" and variant.source != base.source:
+        found["source"] = variant.source
+    for key, value in settings_of(variant, run):
+        if key not in SAME and value != getattr(run, key):
+            found[key] = value
+    return found
 
 
-def label(variant: Variant, base: Variant, block: str | None = None) -> str:
-    """`k = 4`, `tau = 0.01`, `negatives of X`; what is as in the base is not said, unless it is the base's row in a block."""
-    shown = [block] if block is not None else changed(variant, base)[1]
-    judge = "the run's judge" if variant.source == base.source else variant.source
-    texts = {"judge": f"judged by {judge}", "negatives": f"k = {variant.negatives}", "tau": f"tau = {variant.tau:g}"}
-    return ", ".join(texts[name] for name in texts if name in shown) or "as the run"
+def block_of(variant: Variant, base: Base) -> str:
+    """The block that a variant belongs to."""
+    keys = list(differences(variant, base))
+    if keys == ["source"] and variant.source in base.rules:
+        return "mining"
+    if variant.loss != "unime_v2":
+        return "components"
+    if len(keys) != 1:
+        return "other"
+    shape = set(type(base.train["unime_v2"]).model_fields) - set(Optimizer.model_fields)  # of the loss itself
+    blocks = {**dict.fromkeys(shape, "loss"), "source": "judge", "negatives": "negatives", "tau": "tau"}
+    return blocks.get(keys[0], "other")
+
+
+def label(variant: Variant, base: Base) -> str:
+    """`k = 4`, `in-batch (VLM2Vec), batch = 80`: the loss where it is not UniME-V2's, and what differs."""
+    block, found = block_of(variant, base), differences(variant, base)
+    loss = [MODELS[variant.loss]] if block == "components" else []
+    return ", ".join([*loss, *(_shown(key, value, base) for key, value in _ordered(found))]) or "as the run"
+
+
+def own_label(block: str, keys: Iterable[str], base: Base) -> str:
+    """The run's own row of a block, whose variants differ in `keys`."""
+    if block == "other":
+        return "as the run"
+    own = {key: base.source if key == "source" else getattr(base.train["unime_v2"], key) for key in keys}
+    return ", ".join(_shown(key, value, base) for key, value in _ordered(own))
+
+
+def _ordered(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    first = ("source", "negatives", "tau")
+    return sorted(settings.items(), key=lambda one: (first.index(one[0]) if one[0] in first else len(first), one[0]))
+
+
+def _shown(key: str, value: Any, base: Base) -> str:
+    if key == "source":
+        if value in base.rules:
+            return described(base.rules[value])
+        return "judged by the run's judge" if value == base.source else f"judged by {value}"
+    name = "k" if key == "negatives" else key
+    return f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+
+
+def described(rule: Rule) -> str:
+    """A mining rule in words: `below 0.95 x the positive's similarity`."""
+    words = {
+        "random": "random candidates",
+        "top_k": "the most similar, no filter",
+        "margin": f"below the positive's similarity - {rule.margin}",
+        "percent": f"below {rule.share} x the positive's similarity",
+    }[rule.rule]
+    return words if rule.interval is None else f"{words}, interval {rule.interval}"
 
 
 def means(scores: pl.DataFrame, tasks: Sequence[str], captions: Sequence[str], who: str) -> dict[str, float]:

@@ -14,6 +14,8 @@ COLUMNS = {
     "duplicate_pairs": "repeats",
     "pairs_without_scores": "pairs without scores",
     "new_items": "further items",
+    "labelled": "negatives left out, labelled positives",
+    "itself": "negatives left out, the query itself",
     "above_alpha": "negatives above sigma - 0.01",
 }
 LISTED = 20

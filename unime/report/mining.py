@@ -2,25 +2,32 @@
 
 Every figure is per data set and for all.  "In-batch negatives" are the positives of the other pairs of a batch, drawn from all pairs
 (`in_batch`) or from the query's own set (`in_batch_own_set`); theirs is an expected share, computed over all pairs where that is
-little work and over a seeded sample where it is not.  No torch.
+little work and over a seeded sample where it is not.
+
+Rules that need no judge cost nothing: their negatives are mined here from the tables that the report reads anyway, and are counted beside
+the judge's.  No torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
-from unime import mine
+from unime import artifacts, mine
 
 BINS = 20
 LOOKS = 100_000
 """Questions to the ground truth per data set and figure; beyond it a sample is drawn."""
 
 SHARES = ("retrieved", "dropped", "mined", "in_batch_own_set", "in_batch")
+
+Miner = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]]
+"""(PAIRS, HITS, POOLS) of one set -> (MINED, report), as `unime.mine.rules.mine_by_rule` gives them by one rule."""
 
 
 class Truth(Protocol):
@@ -38,15 +45,19 @@ def report(
     beta: float,
     truth: Truth | None = None,
     seed: int = 0,
+    rules: Mapping[str, Miner] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """{"sets": [figures of a set], "all": figures}, from the tables PAIRS, HITS, POOLS, JUDGEMENTS and MINED.
 
-    Counts: pairs, mined, pool (distinct candidates of the set), candidates (retrieved), delta and alpha (candidates removed), repeated
-    and fallback (rows of the mined table), sigma (mean score of the positives), scores and sigmas (histograms of BINS equal bins
-    over [0, 1]).  With a truth, `false`: shares of candidates that really answer the query, of those retrieved, of those dropped by
-    alpha, of the mined rows and of in-batch negatives.  Raises as `unime.mine.mine` for tables that do not fit together.
+    Counts: pairs, mined, pool (distinct candidates of the set), labelled and itself (candidates that are no negatives, summed over pairs),
+    candidates (retrieved), delta and alpha (candidates removed), repeated and fallback (rows of the mined table), sigma (mean score of the
+    positives), scores and sigmas (histograms of BINS equal bins over [0, 1]).  With a truth, `false`: shares of candidates that really
+    answer the query, of those retrieved, of those dropped by alpha, of the mined rows and of in-batch negatives.
+
+    `rules` holds for each of the given `rules` how many candidates it drops, how many rows it has, repeats and draws, and with a truth the
+    share of its rows that really answer the query.  Raises as `unime.mine.mine` for tables that do not fit together.
     """
-    hits = mine.in_runs(hits)
+    hits, _ = mine.without_labelled(pairs, mine.in_runs(hits))
     judged = pl.concat([hits, mine.judge_hits(hits, judgements, beta)], how="horizontal")
     judged = judged.join(pairs.select("pair", "dataset", "query"), on="pair", how="left", maintain_order="left")
     positives = judgements.filter(pl.col("positive")).join(pairs.select("pair", "dataset"), on="pair")
@@ -54,9 +65,17 @@ def report(
     for name in pairs["dataset"].unique(maintain_order=True):
         only = pl.col("dataset") == name
         own, own_judged, own_mined = pairs.filter(only), judged.filter(only), mined.filter(only)
-        figures = _counts(name, own, own_judged, positives.filter(only), own_mined, pools)
+        own_pools = pools.join(own.select("pair"), on="pair", how="semi")
+        figures = _counts(name, own, own_judged, positives.filter(only), own_mined, own_pools)
+        own_hits = own_judged.select(list(artifacts.HITS))
+        by_rule = {rule: miner(own, own_hits, own_pools) for rule, miner in rules.items()}
+        figures["rules"] = {rule: _rule_counts(counts) for rule, (_, counts) in by_rule.items()}
         if truth is not None:
-            figures["false"] = _false(pairs, own, own_judged, own_mined, truth, np.random.default_rng(_entropy(seed, name)))
+            tables = {"mined": own_mined} | {f"rule {rule}": table for rule, (table, _) in by_rule.items()}
+            shares = _false(pairs, own, own_judged, tables, truth, np.random.default_rng(_entropy(seed, name)))
+            for rule in rules:
+                figures["rules"][rule]["false"] = shares.pop(f"rule {rule}")
+            figures["false"] = shares
         sets.append(figures)
     return {"sets": sets, "all": _sum(sets)}
 
@@ -70,7 +89,9 @@ def _counts(
         "pairs": len(own),
         "mined": len(mined),
         "pool": own["positive"].n_unique(),
-        "delta": int(pools.join(own.select("pair"), on="pair", how="semi")["delta"].sum()),
+        "labelled": int(pools["labelled"].sum()),
+        "itself": int(pools["itself"].sum()),
+        "delta": int(pools["delta"].sum()),
         "candidates": len(judged),
         "alpha": int(judged["false"].sum()),
         "rows": len(reasons),
@@ -83,30 +104,40 @@ def _counts(
     }
 
 
+def _rule_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rule did to a set: candidates dropped, rows of its mined table, those repeated, those drawn as nothing was left."""
+    rows = {"kept": counts["kept_rows"], "repeated": counts["repeated_rows"], "fallback": counts["fallback_rows"]}
+    return {"dropped": counts["false"], "rows": sum(rows.values()), "repeated": rows["repeated"], "fallback": rows["fallback"]}
+
+
 def _histogram(scores: pl.Series) -> list[int]:
     return np.bincount(np.minimum((scores.to_numpy() * BINS).astype(np.int64), BINS - 1), minlength=BINS).tolist()
 
 
 def _false(
-    pairs: pl.DataFrame, own: pl.DataFrame, judged: pl.DataFrame, mined: pl.DataFrame, truth: Truth, rng: np.random.Generator
+    pairs: pl.DataFrame,
+    own: pl.DataFrame,
+    judged: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    truth: Truth,
+    rng: np.random.Generator,
 ) -> dict[str, float | None]:
+    """SHARES of one set; in place of `mined` there is one for each of `tables` (name -> MINED)."""
     name = own["dataset"][0]
     frame = judged.select("pair", "query", "candidate", "false")
     per_pair = max(1, len(frame) // max(1, len(own)))
+    asked = own["pair"]
     if len(frame) > LOOKS:
-        some = own["pair"].gather(np.sort(rng.choice(len(own), max(1, LOOKS // per_pair), replace=False)))
-        frame, mined = (table.filter(pl.col("pair").is_in(some.implode())) for table in (frame, mined))
+        asked = own["pair"].gather(np.sort(rng.choice(len(own), max(1, LOOKS // per_pair), replace=False)))
+        frame = frame.filter(pl.col("pair").is_in(asked.implode()))
     frame = frame.with_columns(match=_matches(truth, name, frame["query"], frame["candidate"]))
-    rows = mined.select("query", "negatives").explode("negatives")
     dropped = frame.filter(pl.col("false"))["match"]
-    in_batch_own_set, in_batch = _in_batch(pairs, own, truth, rng)
-    return {
-        "retrieved": _mean(frame["match"]),
-        "dropped": _mean(dropped),
-        "mined": _mean(_matches(truth, name, rows["query"], rows["negatives"])),
-        "in_batch_own_set": in_batch_own_set,
-        "in_batch": in_batch,
-    }
+    shares = {"retrieved": _mean(frame["match"]), "dropped": _mean(dropped)}
+    for what, table in tables.items():
+        rows = table.filter(pl.col("pair").is_in(asked.implode())).select("query", "negatives").explode("negatives")
+        shares[what] = _mean(_matches(truth, name, rows["query"], rows["negatives"]))
+    shares["in_batch_own_set"], shares["in_batch"] = _in_batch(pairs, own, truth, rng)
+    return shares
 
 
 def _in_batch(pairs: pl.DataFrame, own: pl.DataFrame, truth: Truth, rng: np.random.Generator) -> tuple[float | None, float | None]:
@@ -150,15 +181,23 @@ def _mean(values: pl.Series) -> float | None:
 
 def _sum(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All sets together: counts added, means weighted by what they are means of."""
-    added = {key: sum(one[key] for one in sets) for key in sets[0] if key not in ("name", "sigma", "scores", "sigmas", "false")}
+    added = {key: sum(one[key] for one in sets) for key in sets[0] if key not in ("name", "sigma", "scores", "sigmas", "rules", "false")}
     whole: dict[str, Any] = {"name": "all", **added}
     whole["sigma"] = _weighted((one["sigma"], one["pairs"]) for one in sets)
     for key in ("scores", "sigmas"):
         whole[key] = np.sum([one[key] for one in sets], axis=0).tolist()
+    whole["rules"] = {rule: _sum_of_rule([one["rules"][rule] for one in sets]) for rule in sets[0]["rules"]}
     if all("false" in one for one in sets):
         of = {"retrieved": "candidates", "dropped": "alpha", "mined": "rows", "in_batch_own_set": "pairs", "in_batch": "pairs"}
         whole["false"] = {key: _weighted((one["false"][key], one[of[key]]) for one in sets) for key in SHARES}
     return whole
+
+
+def _sum_of_rule(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    added: dict[str, Any] = {key: sum(one[key] for one in sets) for key in ("dropped", "rows", "repeated", "fallback")}
+    if all("false" in one for one in sets):
+        added["false"] = _weighted((one["false"], one["rows"]) for one in sets)
+    return added
 
 
 def _weighted(parts: Iterable[tuple[float | None, float]]) -> float | None:
@@ -174,11 +213,13 @@ def markdown(figures: Mapping[str, Any]) -> str:
     """The report as text: counts per set, score histograms, and the false-negative shares where the truth is known."""
     rows = [*figures["sets"], figures["all"]]
     lines = ["# Mining report", "", "## What became of the candidates", ""]
-    columns = ("pairs", "pool", "candidates", "delta", "alpha", "repeated", "fallback", "unmined")
+    columns = ("pairs", "pool", "labelled", "itself", "candidates", "delta", "alpha", "repeated", "fallback", "unmined")
     lines += _table(("set", *columns), ([one["name"], *(_count(one, column) for column in columns)] for one in rows))
     lines += [
         "",
-        "Pool: distinct candidates of the set. Candidates: those retrieved, k a pair at most. Delta, alpha: candidates removed because "
+        "Pool: distinct candidates of the set. Labelled: positives of a query's other pairs; itself: the query, or another item with its "
+        "picture; both are never its negatives, and are summed over the pairs. Candidates: those retrieved, at most k per pair. Delta, "
+        "alpha: candidates removed because "
         "they are too similar to the query, or judged to fit it as well as the positive does. Repeated, fallback: rows of the mined "
         "table that fill up a short list, or stand for one of which nothing was left. Unmined: pairs without any candidate.",
         "",
@@ -200,7 +241,36 @@ def markdown(figures: Mapping[str, Any]) -> str:
             "Percent of candidates that really answer the query: the fewer the better among mined and in-batch negatives, the more the "
             "better among those dropped. A fallback row counts as what it is, though its score of 1.0 tells the embedder so.",
         ]
+    lines += _rules_text(figures)
     return "\n".join(lines) + "\n"
+
+
+def _rules_text(figures: Mapping[str, Any]) -> list[str]:
+    """The rules without a judge beside the judge's: what each did to all sets, and where the truth is known its false negatives by set."""
+    whole, rules = figures["all"], list(figures["all"]["rules"])
+    if not rules:
+        return []
+    known = "false" in whole
+    judge = {"dropped": whole["alpha"], "rows": whole["rows"], "repeated": whole["repeated"], "fallback": whole["fallback"]}
+    rows = {"judge": judge | ({"false": whole["false"]["mined"]} if known else {})} | whole["rules"]
+    columns = ("dropped", "rows", "repeated", "fallback")
+    lines = ["", "## Mining rules", ""]
+    head = ("rule", "candidates dropped", "rows", "repeated", "fallback", *(["false negatives"] if known else []))
+    shown = [[name, *(f"{one[key]:,}" for key in columns), *([_percent(one["false"])] if known else [])] for name, one in rows.items()]
+    lines += _table(head, shown)
+    lines += [
+        "",
+        "The rules of mine.rules use the same candidates as the judge's rule; only what is dropped differs (docs/mining.md). "
+        "False negatives: percent of the mined rows that really answer the query.",
+    ]
+    if known:
+        lines += ["", "False negatives by set (percent of the mined rows):", ""]
+        by_set = []
+        for one in (*figures["sets"], whole):
+            shares = [one["false"]["mined"], *(one["rules"][rule]["false"] for rule in rules)]
+            by_set.append([one["name"], *map(_percent, shares)])
+        lines += _table(("set", "judge", *rules), by_set)
+    return lines
 
 
 def _count(one: Mapping[str, Any], column: str) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
+from unime.data.excluded import Excluded
 from unime.retrieve.approximate import Approximate
-from unime.retrieve.search import Exact, gathered
+from unime.retrieve.search import Exact, gathered, products
 
 _BLOCK = 1 << 14  # queries searched at a time: each block reads all candidates once
 
@@ -27,6 +28,7 @@ def retrieve(
     *,
     k: int,
     delta: float | None,
+    items: pl.DataFrame | None = None,
     index: str = "exact",
     effort: int = 0,
     threads: int = 1,
@@ -34,33 +36,55 @@ def retrieve(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables HITS (pairs in the order of `pairs`, then rank) and POOLS (one row a pair).
 
-    The pool is the data set's distinct positives.  The pair's own positive is left out (equal content is an equal id), and with
-    `delta` every candidate with similarity >= delta.  Vectors (N, D) are unit rows, float32 or float16, and may lie on disk.  With
-    another `index` than `exact` see `approximate.Approximate`.  Raises ArtifactError for an item without a vector, an id that is there
-    twice, or a vector that is not a unit vector.
+    The pool is the data set's distinct positives.  Left out are all labelled positives of the pair's query (its own and those of the
+    query's other pairs; equal content is an equal id), the query itself, and with `delta` every candidate with similarity >= delta.
+    `unime.data.excluded` says which candidates are the query itself; `items` is the table ITEMS, which knows the pictures.  All pairs of
+    a query have the same hits.
+
+    Vectors (N, D) are unit rows, float32 or float16, and may lie on disk.  With another `index` than `exact` see
+    `approximate.Approximate`.  Raises ArtifactError for an item without a vector, an id that is there twice, or a vector that is not a
+    unit vector.
     """
     row = _index(ids, vectors)
     faiss.omp_set_num_threads(max(1, threads))
     hits, pools = [pl.DataFrame(schema=artifacts.HITS)], [pl.DataFrame(schema=artifacts.POOLS)]
     names = pairs["dataset"].unique(maintain_order=True).to_list()
     for name in track(names, len(names), "retrieve"):
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, name)
-        search = Exact(vectors, one.candidates) if index == "exact" else Approximate(index, effort, vectors, one.candidates, threads)
-        taken = one.search(search, vectors, k, delta, np.arange(len(one.pairs)))
-        hits.append(one.hits(taken))
-        pools.append(one.pools(taken))
+        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
+        taken = _Taken.of(len(one.queries), k, delta)
+        exactly = np.ones(len(one.queries), dtype=bool)
+        if index != "exact":
+            # For a query with more than k labelled positives an index could end among these and find nothing else.  There are few such
+            # queries (each has more than k pairs), so all candidates are looked at for them.
+            exactly = one.excluded.counts > k
+            one.search(Approximate(index, effort, vectors, one.candidates, threads), taken, vectors, (~exactly).nonzero()[0])
+        if exactly.any():
+            one.search(Exact(vectors, one.candidates), taken, vectors, exactly.nonzero()[0])
+        hits.append(one.hits(taken, np.arange(len(one.pairs))))
+        pools.append(one.pools(taken, vectors))
     return pl.concat(hits), pl.concat(pools)
 
 
 def recall(
-    pairs: pl.DataFrame, hits: pl.DataFrame, ids: list[str], vectors: np.ndarray, *, k: int, delta: float | None, sample: int
+    pairs: pl.DataFrame,
+    hits: pl.DataFrame,
+    ids: list[str],
+    vectors: np.ndarray,
+    *,
+    k: int,
+    delta: float | None,
+    sample: int,
+    items: pl.DataFrame | None = None,
 ) -> dict[str, float]:
-    """Of each data set the share of the exact best k candidates that `hits` has, over `sample` of its pairs."""
+    """Of each data set the share of the exact best k candidates that `hits` has, over `sample` of its pairs; see `retrieve`."""
     row, shares = _index(ids, vectors), {}
     for name in pairs["dataset"].unique(maintain_order=True).to_list():
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, name)
+        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
         drawn = np.sort(np.random.default_rng(0).permutation(len(one.pairs))[:sample])
-        exact = one.hits(one.search(Exact(vectors, one.candidates), vectors, k, delta, drawn))
+        queries = np.unique(one.query[drawn])
+        taken = _Taken.of(len(one.queries), k, delta)
+        one.search(Exact(vectors, one.candidates), taken, vectors, queries)
+        exact = one.hits(taken, drawn)
         shared = exact.join(hits, on=["pair", "candidate"], how="semi")
         shares[name] = len(shared) / len(exact) if len(exact) else 1.0
     return shares
@@ -86,7 +110,7 @@ def _rows(ids: pl.Series, row: dict[str, int], name: str) -> np.ndarray:
 
 
 class _Set(NamedTuple):
-    """One training set as numbers.
+    """One training set of n pairs as numbers.
 
     pool: (P,) the candidates' ids, sorted, so that positions order ties.  candidates: (P,) their rows in the vectors.  positive: (n,)
     position of each pair's own.  queries: (Q,) rows of the distinct queries; query: (n,) each pair's place in it.
@@ -98,70 +122,106 @@ class _Set(NamedTuple):
     positive: np.ndarray
     queries: np.ndarray
     query: np.ndarray
+    excluded: Excluded
 
     @staticmethod
-    def of(pairs: pl.DataFrame, row: dict[str, int], name: str) -> _Set:
+    def of(pairs: pl.DataFrame, row: dict[str, int], items: pl.DataFrame | None, name: str) -> _Set:
         pool = pairs["positive"].unique().sort()
         at = {id: position for position, id in enumerate(pool)}
         positive = np.array([at[id] for id in pairs["positive"]], dtype=np.int64)
-        return _Set(pairs, pool, _rows(pool, row, name), positive, *np.unique(_rows(pairs["query"], row, name), return_inverse=True))
+        queries, first, query = np.unique(_rows(pairs["query"], row, name), return_index=True, return_inverse=True)
+        excluded = Excluded.of(pairs["query"].gather(first), pool, query, positive, items)
+        return _Set(pairs, pool, _rows(pool, row, name), positive, queries, query, excluded)
 
-    def search(self, search: Exact | Approximate, vectors: np.ndarray, k: int, delta: float | None, chosen: np.ndarray) -> _Taken:
-        """The best candidates of the `chosen` pairs; those of others stay empty.  A query of several pairs is searched once."""
-        wanted, place = np.unique(self.query[chosen], return_inverse=True)
-        order = np.argsort(place, kind="stable")
-        bounds = np.searchsorted(place[order], np.arange(0, len(wanted) + _BLOCK, _BLOCK))
-        taken = _Taken.of(len(self.pairs), k, delta)
-        for block, start in enumerate(range(0, len(wanted), _BLOCK)):
-            members = order[bounds[block] : bounds[block + 1]]
-            asked = self.queries[wanted[start : start + _BLOCK]]
-            for found in search.nearest(gathered(vectors, asked), k + 1, delta):
-                at = np.full(len(asked), -1, dtype=np.int64)
-                at[found.rows] = np.arange(len(found.rows))
-                own = at[place[members] - start]
-                some, own = chosen[members[own >= 0]], own[own >= 0]
-                taken.take(some, self.positive[some], found.positions[own], found.values[own])
-        return taken
+    def search(self, search: Exact | Approximate, taken: _Taken, vectors: np.ndarray, chosen: np.ndarray) -> None:
+        """Put the best candidates of the `chosen` of the distinct queries into `taken`.
 
-    def hits(self, taken: _Taken) -> pl.DataFrame:
-        there = taken.positions >= 0
+        What is barred takes places among the nearest, in the worst case the best ones, so a query is asked for k more than it has barred
+        candidates.  Queries with about as many of them are asked together.
+        """
+        more = _rounded_up(self.excluded.counts[chosen])
+        for extra in np.unique(more).tolist():
+            alike = chosen[more == extra]
+            for start in range(0, len(alike), _BLOCK):
+                asked = alike[start : start + _BLOCK]
+                for found in search.nearest(gathered(vectors, self.queries[asked]), taken.k + extra, taken.delta):
+                    numbers = asked[found.rows]
+                    taken.take(numbers, self.excluded.barred(numbers, found.positions), found.positions, found.values)
+
+    def hits(self, taken: _Taken, chosen: np.ndarray) -> pl.DataFrame:
+        """HITS of the `chosen` pairs."""
+        positions = taken.positions[self.query[chosen]]  # (m, k)
+        values = taken.values[self.query[chosen]]
+        there = positions >= 0
         ranks = np.broadcast_to(np.arange(there.shape[1], dtype=np.int32), there.shape)
         return pl.DataFrame(
             {
-                "pair": self.pairs["pair"].gather(np.repeat(np.arange(len(there)), there.sum(axis=1))),
-                "candidate": self.pool.gather(taken.positions[there]),
+                "pair": self.pairs["pair"].gather(np.repeat(chosen, there.sum(axis=1))),
+                "candidate": self.pool.gather(positions[there]),
                 "rank": ranks[there],
-                "similarity": taken.values[there],
+                "similarity": values[there],
             },
             schema=artifacts.HITS,
         )
 
-    def pools(self, taken: _Taken) -> pl.DataFrame:
-        sizes = np.full(len(self.pairs), len(self.pool) - 1, dtype=np.int64)
-        return pl.DataFrame({"pair": self.pairs["pair"], "pool": sizes, "delta": taken.removed}, schema=artifacts.POOLS)
+    def pools(self, taken: _Taken, vectors: np.ndarray) -> pl.DataFrame:
+        """POOLS of all pairs."""
+        return pl.DataFrame(
+            {
+                "pair": self.pairs["pair"],
+                "pool": len(self.pool) - self.excluded.counts[self.query],
+                "labelled": self.excluded.labelled[self.query] - 1,
+                "itself": self.excluded.itself[self.query],
+                "delta": taken.removed[self.query],
+                "positive_similarity": self.positive_similarity(vectors),
+            },
+            schema=artifacts.POOLS,
+        )
+
+    def positive_similarity(self, vectors: np.ndarray) -> np.ndarray:
+        """Each pair's similarity of query and positive, (n,) float32, computed as those of the hits are, so that they compare exactly."""
+        found = np.empty(len(self.pairs), dtype=np.float32)
+        for start in range(0, len(found), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            queries = gathered(vectors, self.queries[self.query[some]])
+            positives = gathered(vectors, self.candidates[self.positive[some]])
+            found[some] = products(queries, positives, np.arange(len(queries))[:, None])[:, 0]
+        return found
+
+
+def _rounded_up(counts: np.ndarray) -> np.ndarray:
+    """Each count or a little more, 1, 4, 16, 64, ...: the fewer there are, the fewer times all candidates are read."""
+    powers = 4 ** np.arange(16)
+    return powers[np.searchsorted(powers, counts)]
 
 
 class _Taken(NamedTuple):
-    """Of every pair its best k candidates: `positions` (n, k) int64, -1 behind the last one; `values` (n, k) float32; how many were
-    `removed` (n,) for a similarity of `delta` or more."""
+    """Of every distinct query its best k candidates: `positions` (Q, k) int64, -1 behind the last one; `values` (Q, k) float32; how many
+    were `removed` (Q,) for a similarity of `delta` or more."""
 
     positions: np.ndarray
     values: np.ndarray
     removed: np.ndarray
-    delta: float
+    delta: float | None
+
+    @property
+    def k(self) -> int:
+        return self.positions.shape[1]
 
     @staticmethod
-    def of(pairs: int, k: int, delta: float | None) -> _Taken:
-        empty = np.full((pairs, k), -1, dtype=np.int64), np.zeros((pairs, k), dtype=np.float32), np.zeros(pairs, dtype=np.int64)
-        return _Taken(*empty, np.inf if delta is None else delta)
+    def of(queries: int, k: int, delta: float | None) -> _Taken:
+        positions = np.full((queries, k), -1, dtype=np.int64)
+        values = np.zeros((queries, k), dtype=np.float32)
+        removed = np.zeros(queries, dtype=np.int64)
+        return _Taken(positions, values, removed, delta)
 
-    def take(self, pairs: np.ndarray, positive: np.ndarray, positions: np.ndarray, values: np.ndarray) -> None:
-        """For `pairs` (n,) what was found for them, best first (n, w), -1 where there is nothing; `positive` (n,) is each one's own."""
-        others = (positions != positive[:, None]) & (positions >= 0)
-        close = others & (values >= self.delta)
-        self.removed[pairs] = close.sum(axis=1)
+    def take(self, queries: np.ndarray, barred: np.ndarray, positions: np.ndarray, values: np.ndarray) -> None:
+        """For `queries` (n,) what was found for them, best first (n, w), -1 where there is nothing; `barred` (n, w) is never taken."""
+        others = ~barred & (positions >= 0)
+        close = others & (values >= (np.inf if self.delta is None else self.delta))
+        self.removed[queries] = close.sum(axis=1)
         left = others & ~close
         rank = left.cumsum(axis=1, dtype=np.int32) - 1
-        best = left & (rank < self.positions.shape[1])
-        cells = np.repeat(pairs, best.sum(axis=1)), rank[best]
+        best = left & (rank < self.k)
+        cells = np.repeat(queries, best.sum(axis=1)), rank[best]
         self.positions[cells], self.values[cells] = positions[best], values[best]

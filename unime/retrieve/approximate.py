@@ -28,7 +28,7 @@ class Approximate:
     def __init__(self, kind: str, effort: int, vectors: np.ndarray, chosen: np.ndarray, threads: int):
         if kind not in KINDS:
             raise ValueError(f"retrieve.index {kind!r} is not known; known: exact, {', '.join(KINDS)}")
-        self.vectors, self.chosen, self.effort = vectors, chosen, effort
+        self.vectors, self.chosen = vectors, chosen
         size, width = len(chosen), vectors.shape[1]
         if kind == "ivf":
             lists = max(1, min(size, round(4 * size**0.5)))
@@ -48,12 +48,14 @@ class Approximate:
         """Each query of (n, D) float32 once: `count` positions or a few less, -1 behind the last; with `delta` four times as many are
         looked at, and what lies above it may leave fewer than `count`."""
         asked = min(len(self.chosen), count if delta is None else 4 * count)
-        _, found = self.index.search(queries, asked)
-        values = np.full(found.shape, -np.inf, dtype=np.float32)
-        for start in range(0, len(queries), max(1, _STEP // asked)):
-            some = slice(start, start + max(1, _STEP // asked))
-            shown, place = np.unique(found[some], return_inverse=True)
+        step = max(1, _STEP // asked)  # queries at a time
+        for start in range(0, len(queries), step):
+            some = queries[start : start + step]
+            _, found = self.index.search(some, asked)
+            shown, place = np.unique(found, return_inverse=True)
             block = gathered(self.vectors, self.chosen[shown])  # where -1 is among them it is one row too many, and read by none
-            values[some] = np.where(found[some] >= 0, products(queries[some], block, place.reshape(found[some].shape)), -np.inf)
-        order = np.lexsort((found, -values), axis=1)
-        yield Nearest(np.arange(len(queries)), *(np.take_along_axis(table, order, axis=1) for table in (found, values)))
+            exact = products(some, block, place.reshape(found.shape))
+            values = np.where(found >= 0, exact, -np.inf).astype(np.float32)
+            order = np.lexsort((found, -values), axis=1)
+            rows = np.arange(start, start + len(some))
+            yield Nearest(rows, np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1))

@@ -153,7 +153,7 @@ class MinedInBatch(Coupled):
         budget: int | None = None,
         level: Callable[[int], int] = int,
     ) -> None:
-        items, self.scores = mined_rows(table, settings.negatives)
+        items, self.scores = mined_rows(table, settings.negatives, soft)
         super().__init__(shown, items, table, settings.mask, settings.micro, accelerator, budget, level)
         self.settings, self.soft = settings, soft
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from unime.backbones import Backbone, Encoded, Picture
 from unime.shards import cut
@@ -74,6 +75,22 @@ def batch_at(step: int, rows: int, batch: int, seed: int) -> Batch:
     epoch, part = divmod(step, rows // batch)
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     return Batch(step, epoch, order[part * batch : (part + 1) * batch].tolist(), seed)
+
+
+def unjudged(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table MINED whose negatives come from a rule without a judge: no sigma and no score."""
+    return table.filter(pl.col("sigma").is_null() & (pl.col("scores").list.drop_nulls().list.len() == 0))
+
+
+def refuse_unjudged(table: pl.DataFrame, reader: str) -> None:
+    """Raise ValueError naming the first pair without scores where `reader` (`the reranker`) needs them."""
+    without = unjudged(table)
+    if len(without):
+        raise ValueError(
+            f"pair {without['pair'][0]}: its negatives have no scores ({len(without)} of {len(table)} pairs), as no judge mined them, and "
+            f"{reader} needs scores; take a judge's negatives (source: judge, or a name of judge.models, judge.means or fetch.scores), or "
+            "train with the one-hot target (hard_negatives), which reads none"
+        )
 
 
 def trained(model: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from unime.backbones import Backbone
 from unime.train import card, losses
 from unime.train.coupled import InBatch, MinedInBatch
-from unime.train.data import Shown
+from unime.train.data import Shown, unjudged
 from unime.train.loop import accelerator_for, fit, prepared
 from unime.train.queries import Embedder, Mined
 
@@ -40,7 +40,7 @@ def train_embedder(
     accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
     budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
     accumulate = accumulator(kind, shown, table, settings, accelerator, budget, level)
-    if kind != "in_batch":
+    if kind != "in_batch" and not len(unjudged(table)):
         notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
         job.log.info("flat targets: %s", notes["flat targets"])
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)

@@ -20,7 +20,7 @@ from torch import Tensor
 from unime.backbones import Encoded
 from unime.lanes import ONE, GradientLanes
 from unime.train import losses
-from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
+from unime.train.data import OVERHEAD, Batch, Shown, groups, refuse_unjudged, trained, unjudged
 from unime.train.loop import share
 
 PASSES = {"cpu": 4, "cuda": 1}
@@ -53,11 +53,14 @@ class Embedder:
         return self.backbone.embed(self.backbone.collate(encoded))
 
 
-def mined_rows(table: pl.DataFrame, k: int) -> tuple[list[list[str]], np.ndarray]:
+def mined_rows(table: pl.DataFrame, k: int, soft: bool) -> tuple[list[list[str]], np.ndarray]:
     """The ids of query, positive and first k negatives of each row of a table MINED, and the scores (N, 1 + k) float64, sigma first.
 
-    Raises ValueError for a row with fewer negatives, or a score that is NaN or outside [0, 1], naming the pair.
+    Scores are NaN in a table that no judge has seen, which is refused where the target is `soft`.  Raises ValueError for a row with
+    fewer negatives, or a judge's score that is NaN or outside [0, 1], naming the pair.
     """
+    if soft:
+        refuse_unjudged(table, "the soft-label loss")
     short = table.filter((pl.col("negatives").list.len() < k) | (pl.col("scores").list.len() < k))
     if len(short):
         raise ValueError(f"pair {short['pair'][0]}: fewer than {k} mined negatives; lower train.*.negatives or raise mine.negatives")
@@ -66,7 +69,8 @@ def mined_rows(table: pl.DataFrame, k: int) -> tuple[list[list[str]], np.ndarray
         items.append([query, positive, *negatives[:k]])
         rows.append([_number(value) for value in (sigma, *scores[:k])])
     found = np.array(rows, dtype=np.float64).reshape(-1, 1 + k)
-    losses.check_teacher(table["pair"].to_list(), found)
+    if not len(unjudged(table)):
+        losses.check_teacher(table["pair"].to_list(), found)
     return items, found
 
 
@@ -90,7 +94,7 @@ class Mined(Embedder):
         budget: int | None = None,
         level: Callable[[int], int] = int,
     ) -> None:
-        items, self.scores = mined_rows(table, settings.negatives)
+        items, self.scores = mined_rows(table, settings.negatives, soft)
         super().__init__(shown, items, budget, level)
         self.settings, self.accelerator, self.soft = settings, accelerator, soft
 

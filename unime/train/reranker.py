@@ -26,7 +26,7 @@ from unime.backbones import Backbone, Encoded, Prompt
 from unime.backbones.inputs import Answer
 from unime.lanes import ONE, GradientLanes
 from unime.train import card
-from unime.train.data import OVERHEAD, Batch, Shown, groups, trained
+from unime.train.data import OVERHEAD, Batch, Shown, groups, refuse_unjudged, trained
 from unime.train.loop import accelerator_for, fit, prepared, share
 
 
@@ -138,6 +138,7 @@ class Answers:
     ) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
         self.budget, self.level = budget, level
+        refuse_unjudged(table, "the reranker")
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows: list[Row] = []
         for pair, query, positive, *mined in zip(*(table[c].to_list() for c in columns), strict=True):

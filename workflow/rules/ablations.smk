@@ -1,11 +1,20 @@
-"""The paper's ablations: one setting of UniME-V2 changed at a time.  `snakemake results/ablations.csv`; nothing else asks for them."""
+"""Embedders that differ from the run's own: the paper's ablations, and other mining rules and losses.
+
+`snakemake results/ablations.csv`; nothing else asks for them.
+"""
+
+
+def negatives_of(wildcards):
+    """The mined negatives that a variant reads; in-batch negatives are not mined."""
+    variant = CONFIG.ablations.embedders[wildcards.variant]
+    return [] if variant.loss == "in_batch" else mined(variant.source)
 
 
 rule ablation_train:
     input:
         needs("ablation_train@{variant}"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(lambda wildcards: mined(CONFIG.ablations.embedders[wildcards.variant].source)),
+        ancient(negatives_of),
         ancient(model(CONFIG.models.base)),
     output:
         directory("results/ablations/train/{variant}"),

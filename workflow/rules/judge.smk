@@ -1,6 +1,7 @@
 """The judge reads every query with its candidates; its scores sift them into hard negatives.
 
 On request, or where mine.judgements names them: further judges (judge.models), means of judges (judge.means), and how far two agree.
+On request: negatives by a rule that needs no judge (mine.rules).
 """
 
 
@@ -199,6 +200,30 @@ rule mine_mean:
         runtime=minutes("mine_mean"),
     shell:
         repro("mine_mean@{wildcards.mean}", ABLATIONS)
+
+
+rule mine_rule:
+    input:
+        needs("mine_rule@{rule}"),
+        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient(expand("results/retrieve/{set}", set=SETS)),
+    output:
+        directory("results/mine/{rule}"),
+        touch(done("mine_rule@{rule}")),
+    log:
+        "logs/dvc/mine_rule.{rule}.log",
+    benchmark:
+        "logs/benchmarks/mine_rule.{rule}.tsv"
+    wildcard_constraints:
+        rule=one_of(CONFIG.mine.rules),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory("mine_rule"),
+        runtime=minutes("mine_rule"),
+    shell:
+        repro("mine_rule@{wildcards.rule}", ABLATIONS)
 
 
 rule mining_report:
