@@ -17,7 +17,7 @@ import polars as pl
 
 from unime.artifacts import ArtifactError
 from unime.config import Rule, Variant, settings_of
-from unime.config.sections import Optimizer
+from unime.config.training import Optimizer
 from unime.evaluate.tasks import CAPTIONS, MODELS, column, columns_of, is_mmeb, is_papers
 from unime.report.published import ABLATIONS
 from unime.report.table import METRIC, csv_text, grid, percent
