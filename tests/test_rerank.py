@@ -291,9 +291,9 @@ def test_log_odds_are_those_of_each_pair_in_a_sequence_of_its_own(form, backbone
 @pytest.mark.parametrize("rule", ["vlm2vec_v2", "unime_v2"])
 def test_a_list_in_which_candidates_repeat_is_reranked_under_the_published_rules(rule, opened, settings, tmp_path):
     """The public code shows the reranker such a candidate twice, and compares its choice by content."""
-    task, _ = opened("NanoObject")
+    task, items = opened("NanoObject")
     doubled = task.with_columns(candidates=pl.concat_list("candidates", "candidates"))
-    _, (scores, predictions) = evaluated(opened, settings, tmp_path, "NanoObject", doubled, tie_rule=rule)
+    _, (scores, predictions) = evaluated(lambda name: (doubled, items), settings, tmp_path, "NanoObject", tie_rule=rule)
     assert set(scores["tie_rule"]) == {rule}
     reranked = predictions.filter(pl.col("model") == "unime_v2_reranker")
     assert (reranked["top"].list.len() > reranked["top"].list.n_unique()).any()

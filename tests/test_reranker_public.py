@@ -21,6 +21,7 @@ from unime import artifacts, backbones, prompts
 from unime.backbones import ModelError
 from unime.data import images
 from unime.data.items import Items
+from unime.plan import tokens
 from unime.train import reranker
 from unime.train.data import Batch
 
@@ -115,11 +116,13 @@ def test_an_image_of_at_most_so_many_tokens_keeps_its_aspect_as_in_the_public_co
     sizes = [(640, 480), (90, 600), (1000, 300), (28, 28), (4, 18), (84, 84), (250, 251)]
     free = backbones.load(family(name), models=families.MODELS)
     bound = backbones.load(family(name), models=families.MODELS, max_tokens=20)
+    planned = tokens.without_weights(family(name), families.MODELS, 0, 20)
     for width, height in sizes:
         image = families.image(width, height)
         expected = public_size(width, height, 20)
         found = bound.look(image)
         assert found.tokens == expected[0] * expected[1] // 784 == bound._image_tokens(image) and 4 <= found.tokens <= 20
+        assert planned._image_tokens(image) == found.tokens
         resized = free.look(image.resize(expected, Image.Resampling.BICUBIC))  # whole tokens already: nothing is left to resize
         assert resized.shape.tolist() == found.shape.tolist() and families.apart(resized.pixels, found.pixels) < 1e-6
     assert free.look(families.image(640, 480)).tokens > 20 and free.look(families.image(28, 28)).tokens < 4, "the bounds must bind"

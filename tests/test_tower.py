@@ -215,6 +215,23 @@ def test_the_gradient_does_not_depend_on_micro_batches_and_passes(kind, folder, 
         assert (other - gradient).abs().max() < 1e-5 * gradient.abs().max(), way
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_idle_passes_change_no_gradient(kind, folder, family):
+    """A process with fewer passes runs one of its own again for nothing (`fsdp`); dropout in the other passes must not notice."""
+    changes = {"lora__targets": "public", "lora__dropout": 0.1}
+    batch, found, counts = batch_at(0, 12, 4, 1), {}, {}
+    for idle in (0, 3):
+        model, accumulate = training.accumulator(kind, folder, family("llava_onevision"), batch=4, micro=2, **changes)
+        lean.use(model)  # its dropout draws from torch's global generator
+        counted = counts.setdefault(idle, [])
+        accumulate.backbone.core.language_model.register_forward_pre_hook(lambda *_, counted=counted: counted.append(1))
+        accumulate.level = lambda count, idle=idle: count + idle
+        found[idle] = training.gradient_of(model, accumulate, batch)
+    assert len(counts[3]) > len(counts[0]), "no idle pass was run"
+    assert found[3][0] == pytest.approx(found[0][0], rel=1e-6)
+    assert (found[3][1] - found[0][1]).abs().max() < 1e-6 * found[0][1].abs().max()
+
+
 def test_training_changes_the_tower_and_a_resumed_run_leaves_the_same_files(folder, family, tmp_path, monkeypatch):
     """With dropout, in bytes: what a step draws in the tower depends on seed and step too."""
     asked = {"steps": 3, "batch": 2, "micro": 2, "checkpoint": 1, "lora__targets": "public"}

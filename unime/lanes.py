@@ -88,7 +88,10 @@ class GradientLanes:
 
 
 def _seeds(passes: Sequence[Any]) -> list[int]:
-    return torch.randint(2**62, (len(passes),)).tolist()
+    """A seed for each pass.  However many they are, one number is drawn from torch's global generator, which dropout may draw from in
+    the passes: a process that has idle passes added to it (`train.processes.level`) must go on with the same draws."""
+    own = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    return torch.randint(2**62, (len(passes),), generator=own).tolist()
 
 
 def _seeded(work: Callable[[Pass], Tensor], seed: int, one: Pass) -> Tensor:
