@@ -28,7 +28,7 @@ JOBS = {
     **dict.fromkeys(("mining_report", "report", "settings", "all"), 1),
 }
 MODELS = {"qwen2vl-2b": 4, "qwen2vl-7b": 3, "llava-onevision-7b": 4}
-ABLATIONS = {"judge_more": 2, "mine_more": 2, "ablation_train": 7, "ablation_evaluate": 7, "ablations": 1}
+ABLATIONS = {"judge_more": 2, "mine_more": 2, "ablation_train": 8, "ablation_evaluate": 8, "ablations": 1}
 
 
 def jobs(text: str) -> dict[str, int]:
@@ -129,3 +129,12 @@ def test_a_dry_run_lists_the_papers_whole_plan(name: str, tmp_path: Path) -> Non
     more = jobs(sh("snakemake -n results/ablations.csv", folder))
     assert {rule: count for rule, count in more.items() if rule.startswith("ablation") or rule.endswith("_more")} == ABLATIONS
     assert more["fetch_model"] == MODELS[name] + 2, "the ablations' judges too"
+
+
+def test_every_setting_that_the_docs_on_the_public_code_name_exists():
+    text = (ROOT / "docs" / "public-code.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:data|models|judge|train|mine|evaluate)\.[a-z_0-9.]+)", text))
+    assert len(named) > 15
+    whole = config.load(ROOT / "config.yaml")
+    for name in sorted(named):
+        config.at(whole, name.rstrip("."))
