@@ -331,10 +331,10 @@ def test_the_judge_and_the_reranker_are_shown_no_mark_without_an_image(family, t
 
     # the other two backends show the same words
     own = engine.sequences(question)
-    vllm = VllmJudge(backbone, items, None, logging.getLogger("test")).requests([question])
+    settings = config.load(Path(__file__).resolve().parents[1] / "config.yaml").judge
+    vllm = VllmJudge(backbone, items, settings.vllm, logging.getLogger("test")).requests([question])
     assert [one.length for one in vllm] == [len(sequence.ids) for sequence in own]
     assert all(one.ids.count(backbone.image_token) == len(one.images) == 1 for one in vllm)
-    settings = config.load(Path(__file__).resolve().parents[1] / "config.yaml").judge
     shown = OpenaiJudge(items, settings.openai, 0, logging.getLogger("test"))._parts([question])
     assert shown[queries[0]] == [prompts.unmarked(rows_[0][0])]
     asked = rerank.prompt(backbone, items[queries[0]], [items[id] for id in positives])
