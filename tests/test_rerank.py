@@ -208,7 +208,7 @@ def test_the_embedders_prediction_is_the_candidate_of_the_best_cosine(opened, se
         assert [cosine[i] for i in top] == pytest.approx([cosine[i] for i in best[: len(top)]], abs=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["likelihood", "generate"])
+@pytest.mark.parametrize("mode", ["likelihood", "generate", "pairwise"])
 def test_an_evaluation_goes_on_from_any_finished_part_to_the_same_bytes(mode, opened, settings, tmp_path, monkeypatch):
     def written(tables, place):
         for name, table, schema in zip(("s", "p"), tables, (artifacts.SCORES, artifacts.PREDICTIONS), strict=True):

@@ -144,8 +144,9 @@ class Evaluate(Section):
     crossmodal: list[Caption] = Field(description="caption benchmarks and their directions, one job each")
     image_size: Side
     rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)")
-    rerank_mode: Literal["likelihood", "generate"] = Field(
-        description="likelihood: every answer (i) scored exactly; generate: greedy text, the first (number) read, as in the public code"
+    rerank_mode: Literal["likelihood", "generate", "pairwise"] = Field(
+        description="likelihood: every answer (i) of the list scored exactly; generate: greedy text, the first (number) read, as in the "
+        "public code; pairwise: no list, each candidate alone by P(Yes)"
     )
     rerank_image_size: Side | None = Field(description="as image_size, of the reranker's images; null: train.reranker.image_size")
     compositional_rerank: Literal["pairwise", "listwise"] = Field(

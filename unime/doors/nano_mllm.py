@@ -17,7 +17,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.nano import pretrain
 
     figures = pretrain.run(outputs[0], config.nano.pretrain, job)
-    return f"trained from scratch, {config.nano.pretrain.steps} steps, {figures['minutes']} minutes; scores in its README.md"
+    steps = config.nano.pretrain.steps + config.nano.pretrain.refining_steps
+    return f"trained from scratch, {steps} steps, {figures['minutes']} minutes; scores in its README.md"
 
 
 DOOR = Door(

@@ -30,7 +30,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         ),
         "unime_v2": Training.of(config.train.unime_v2.steps, config.train.unime_v2.batch, config.train.unime_v2.negatives),
     }
-    found = table.build(scores(tasks), tasks, config.evaluate.compare, protocol.note(trainings))
+    note = protocol.note(trainings, config.evaluate.rerank, config.evaluate.rerank_mode)
+    found = table.build(scores(tasks), tasks, config.evaluate.compare, note)
     captions = crossmodal.build(scores(columns), columns)
     drawn = charts.charts(found)
     drawings.mkdir()
@@ -57,6 +58,8 @@ DOOR = Door(
         "evaluate.tasks",
         "evaluate.crossmodal",
         "evaluate.compare",
+        "evaluate.rerank",
+        "evaluate.rerank_mode",
         "mine.source",
         "train.in_batch.steps",
         "train.in_batch.batch",

@@ -118,7 +118,7 @@ def score(asked: Lists, *, mode: str, batch_tokens: int, scratch: Path, track: T
     Yes.  -inf behind the end of a shorter list.  Finished shards of `SHARD` queries are kept in the folder `scratch` and not computed
     again.
     """
-    read = {"likelihood": likelihoods, "generate": answers, "pairwise": log_odds}[mode]
+    read = reader(mode)
     parts = shards.run(
         shards.cut(range(len(asked.queries)), SHARD),
         scratch,
@@ -134,6 +134,11 @@ def score(asked: Lists, *, mode: str, batch_tokens: int, scratch: Path, track: T
         found[row, : len(scores)] = scores
         unread[row] = mode == "generate" and prompts.read_list_answer(text, len(scores)) is None
     return found, unread
+
+
+def reader(mode: str) -> Callable[[Lists, Sequence[int], int], list[Result]]:
+    """The function that reads some rows' candidates in a mode of `evaluate.rerank_mode`, with so many tokens in a forward pass."""
+    return {"likelihood": likelihoods, "generate": answers, "pairwise": log_odds}[mode]
 
 
 def likelihoods(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:

@@ -20,8 +20,10 @@ and as base of the reranker. It knows nothing else.
 ## How it was made
 {steps:,} AdamW steps of {groups} groups, peak learning rate {lr}, seed {seed}, {minutes} minutes on {threads} CPU thread(s),
 float32. Lessons: what a crop shows, descriptions and questions, the judge's Yes / No prompt (wrong candidates mostly one
-attribute away), the number of the best candidate in a list. Training scenes only: six (colour, shape) pairs and a fifth of
-the other scenes were never shown. Made by `nano.retrain: true` and `snakemake models/nano-mllm`.
+attribute away), the number of the best candidate in a list. Then {refining_steps:,} steps of a second part, peak learning rate
+{refining_lr}, of which the minutes are part: judging in degrees (candidates that meet a query in part, with the share of Yes that hasty
+raters would give), short lists, and items told from their last token alone. Training scenes only: six (colour, shape) pairs and a fifth
+of the other scenes were never shown. Made by `nano.retrain: true` and `snakemake models/nano-mllm`.
 
 ## What it can do
 On scenes of the held-back fifth. AUC of the judge's score: the true caption against the same caption with one attribute changed.

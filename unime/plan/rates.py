@@ -153,7 +153,7 @@ def reranking(
     """Tokens a second of the reranker's lists."""
     queries, lists = [query for query, _ in asked], [shown for _, shown in asked]
     lengths = [sizes_of.list_length(sizes, query, shown) for query, shown in asked]
-    read = rerank.likelihoods if mode == "likelihood" else rerank.answers
+    read = rerank.reader(mode)
     given = rerank.Lists(backbone, sizes.items, queries, lists)
 
     def work(count: int) -> Measured:

@@ -1,4 +1,4 @@
-"""Under which protocol the table's embedders were trained: optimizer steps, and queries in each."""
+"""Under which protocol the table was made: how long its embedders were trained, and how its reranker reads candidates."""
 
 from __future__ import annotations
 
@@ -25,11 +25,24 @@ class Training(NamedTuple):
         return Training(steps, batch, 2 + negatives)
 
 
-def note(trainings: Mapping[str, Training]) -> str:
-    """One or two sentences for the table: whether the rows saw equally many queries, and how many items each saw.
+READS = {
+    "likelihood": "in one list, by the likelihood of each answer",
+    "generate": "in one list, of which it names one",
+    "pairwise": "each alone, by its P(Yes)",
+}
+"""Value of evaluate.rerank_mode -> how the reranker reads a query's best candidates."""
 
-    `trainings` has one entry for each of TRAINED.  The paper compares rows at an equal number of queries.
+
+def note(trainings: Mapping[str, Training], rerank: int, mode: str) -> str:
+    """Sentences for the table: whether the rows saw equally many queries, how many items each saw, and how the reranker reads.
+
+    `trainings` has one entry for each of TRAINED.  The paper compares rows at an equal number of queries.  `rerank` and `mode` are
+    evaluate.rerank and evaluate.rerank_mode.
     """
+    return f"{_trained(trainings)} The reranker reads the {rerank} best candidates {READS[mode]}."
+
+
+def _trained(trainings: Mapping[str, Training]) -> str:
     lengths = {(training.steps, training.batch) for training in trainings.values()}
     seen = [f"{MODELS[name]} {training.steps * training.batch * training.items:,}" for name, training in trainings.items()]
     items = f"Items seen, since a query brings its negatives along: {', '.join(seen)}."
