@@ -217,7 +217,7 @@ def test_an_embedder_alone_gets_the_figures_that_it_gets_among_all_models(suite,
     from unime.data import mmeb
 
     models = config.models.model_copy(update={"base": str(nano), "reranker": str(nano), "device": "cpu"})
-    view = config.model_copy(update={"models": models}).view(("models", "embed", "train.reranker.image_size", "evaluate"))
+    view = config.model_copy(update={"models": models}).view(("models", "embed", "train.reranker", "evaluate"))
 
     def job(name: str) -> Job:
         (tmp_path / name).mkdir()

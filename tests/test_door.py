@@ -249,7 +249,7 @@ def test_help_lists_every_stage_in_data_flow_order() -> None:
     text = run(ROOT, "--help").stdout
     listed, tools = ([line.split()[0] for line in part.strip().splitlines()] for part in text.partition("stages:")[2].split("tools:"))
     assert listed.index("suite") < listed.index("data_train") < listed.index("retrieve") < listed.index("judge") < listed.index("mine")
-    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 33
+    assert listed.index("train_reranker") < listed.index("evaluate") < listed.index("report") and len(listed) == len(set(listed)) == 34
     assert listed.index("fetch_train") < listed.index("data_train") and tools == ["example", "plan", "rows", "search"]
 
 

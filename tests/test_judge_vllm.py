@@ -243,7 +243,7 @@ def test_a_stage_knows_the_settings_of_its_own_backend_alone(config):
     for name in ("transformers", "vllm", "openai"):
         whole = config.model_copy(update={"judge": config.judge.model_copy(update={"backend": name})})
         known = [section for section in door.view(whole, "NanoColor").dump() if section.startswith("judge.")]
-        assert known == ["judge.backend", "judge.image_size", "judge.shard", f"judge.{name}", "judge.mode"]
+        assert known == ["judge.backend", "judge.image_size", "judge.prompt", "judge.shard", f"judge.{name}", "judge.mode"]
 
 
 def test_what_a_killed_process_started_ends_with_it():

@@ -146,7 +146,7 @@ def test_over_a_thousand_queries_no_labelled_positive_is_shown_in_a_rerankers_li
     shown = 0
     for row in run.mined.iter_rows(named=True):
         negatives = hardest(row["negatives"], row["scores"], row["reasons"])
-        for turn in sequences(row["query"], row["positive"], negatives, np.random.default_rng(0), 5, True):
+        for turn in sequences(row["query"], row["positive"], negatives[0], negatives, np.random.default_rng(0), 5, True):
             others = [one for one in turn.candidates if one != row["positive"]]
             assert all(run.may_be_negative(row["pair"], one) for one in others)
             shown += len(others)
