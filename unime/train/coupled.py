@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unime.backbones import Encoded
-from unime.lanes import ONE, GradientLanes
+from unime.lanes import ONE, GradientLanes, seeds
 from unime.train import gradcache, losses, negatives
 from unime.train.data import Batch, Micro, Shown, dealt
 from unime.train.queries import Embedder, mined_rows
@@ -53,10 +53,10 @@ class Coupled(Embedder):
         raise NotImplementedError
 
     def ahead(self, batch: Batch) -> None:
-        for micro in self.mine(batch):
+        for micro in self.own_micro_batches(batch):
             self.shown.ahead(sorted({id for row in micro.rows for id in self.items[row]}))
 
-    def mine(self, batch: Batch) -> list[Micro]:
+    def own_micro_batches(self, batch: Batch) -> list[Micro]:
         """This process's micro-batches.  Raises ValueError where they cannot be dealt out evenly."""
         return self.of_process(batch, self.accelerator.process_index)
 
@@ -72,16 +72,23 @@ class Coupled(Embedder):
         return found
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
-        mine, passes, index = self.mine(batch), [], []
-        for micro in mine:
-            found, row_of = self.passes([id for row in micro.rows for id in self.items[row]])
-            start = sum(len(encoded) for _, encoded in passes)
-            index += [[start + row_of[id] for id in self.items[row]] for row in micro.rows]
+        micro_batches = self.own_micro_batches(batch)
+        passes: list[tuple[int, list[Encoded]]] = []  # this process's forward passes, of all its micro-batches: seed and items of each
+        index: list[list[int]] = []  # (B / processes, 1 + C): which row of the passes' embeddings a query and each candidate have
+        embedded = 0  # rows that the passes so far have
+        for micro in micro_batches:
+            ids: list[str] = []
+            for row in micro.rows:
+                ids += self.items[row]
+            found, row_of = self.passes(ids)  # row_of: an item's id -> its row among the embeddings of `found` alone
+            for row in micro.rows:
+                index.append([embedded + row_of[id] for id in self.items[row]])
+            embedded += sum(len(encoded) for encoded in found)
             torch.manual_seed(micro.seed)
-            passes += zip(torch.randint(2**62, (len(found),)).tolist(), found, strict=True)
+            passes += zip(seeds(len(found)), found, strict=True)
         loss = self._loss(torch.tensor(index), self.gathered_rows(batch))
-        if len(mine) == 1:  # it holds all that this process has: no second forward pass
-            torch.manual_seed(mine[0].seed)  # so that the lanes draw the same seeds
+        if len(micro_batches) == 1:  # it holds all that this process has: no second forward pass
+            torch.manual_seed(micro_batches[0].seed)  # the lanes call `seeds` too: from the same state they find the same seeds
             value = lanes.backward(self._drawing, passes, loss, self.parameters)
         else:
             value = gradcache.backward(self._drawing, passes, loss)
