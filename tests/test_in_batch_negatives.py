@@ -222,9 +222,28 @@ def test_what_is_left_out_follows_the_rule_candidate_by_candidate(mask):
             assert found[row, column] == (wanted and column // 3 != row)
 
 
+@pytest.mark.parametrize("kind", ["hard_negatives", "unime_v2"])
+def test_labels_of_pairs_without_mined_negatives_are_masked(setting, plain, folder, nano, kind):
+    """Without its last pair the table of mined negatives does not say that c03 is right for q02; the table of all pairs does."""
+    settings, shown = settings_of(kind, "labelled", 0.0, 1000, folder, nano), Shown(setting.backbone, setting.items)
+    table = setting.table.head(len(PAIRS) - 1)
+    pairs = setting.table.select("pair", "dataset", row=pl.int_range(pl.len(), dtype=pl.Int64), query="query", positive="positive")
+    found = {}
+    for name, known in (("table", None), ("pairs", pairs)):
+        accumulate = embedder.accumulator(kind, shown, table, settings, Accelerator(cpu=True), pairs=known)
+        found[name] = gradient_of(setting.backbone.model, accumulate, BATCH)
+    loss, gradient = plain[kind, "labelled", 0.0]
+    largest = gradient.abs().max()
+    assert found["pairs"][0] == pytest.approx(loss, rel=1e-5)
+    assert (found["pairs"][1] - gradient).abs().max() < 1e-5 * largest
+    assert (found["table"][1] - gradient).abs().max() > 1e-4 * largest, "the mined table knows all labels: nothing is compared"
+
+
 def test_no_mask_leaves_nothing_out_and_labels_are_of_queries_in_several_pairs_only():
     table = pl.DataFrame({"query": ["a", "a", "b", "b"], "positive": ["x", "y", "z", "z"]})
     assert negatives.labelled_positives(table) == {"a": {"x", "y"}}
+    more = pl.DataFrame({"query": ["b", "c"], "positive": ["w", "x"]})
+    assert negatives.labelled_positives(table, more) == {"a": {"x", "y"}, "b": {"z", "w"}}
     assert negatives.left_out("none", [["a", "x"], ["b", "x"]], {}) is None
     assert negatives.left_out("equal", [["a", "x"], ["b", "x"], ["c", "y"]], {}).sum() == 2
 

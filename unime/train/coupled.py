@@ -10,7 +10,7 @@ A batch's rows are a function of (seed, step), so each process knows the ids of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,14 @@ from unime.train.queries import Embedder, mined_rows
 class Coupled(Embedder):
     """The part of these losses that does not depend on which of them it is; `micro` are the queries of a micro-batch.
 
-    `mask` is the config key of that name (see `unime.train.negatives`), `table` where labelled positives are looked up.
+    `mask` is the config key of that name (see `unime.train.negatives`), `labels` the tables where labelled positives are looked up.
     """
 
     def __init__(
         self,
         shown: Shown,
         items: list[list[str]],
-        table: pl.DataFrame,
+        labels: Sequence[pl.DataFrame],
         mask: str,
         micro: int,
         accelerator: Accelerator,
@@ -45,7 +45,7 @@ class Coupled(Embedder):
     ) -> None:
         super().__init__(shown, items, budget, level)
         self.mask, self.micro, self.accelerator = mask, micro, accelerator
-        self.labelled = negatives.labelled_positives(table) if mask == "labelled" else {}
+        self.labelled = negatives.labelled_positives(*labels) if mask == "labelled" else {}
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
         """(B,) one loss a query, from unit rows: `queries` (B, D) of the table's `rows`, their `candidates` (B * C, D) one query's after
@@ -136,7 +136,7 @@ class InBatch(Coupled):
     ) -> None:
         items = [list(pair) for pair in table.select("query", "positive").iter_rows()]
         micro = max(1, settings.micro // 2)  # `micro` are items; fewer of them may be distinct
-        super().__init__(shown, items, table, settings.mask, micro, accelerator, budget, level)
+        super().__init__(shown, items, [table], settings.mask, micro, accelerator, budget, level)
         self.tau = settings.tau
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
@@ -147,7 +147,8 @@ class MinedInBatch(Coupled):
     """Soft or one-hot loss over a query's positive, its first k mined negatives, and the candidates of all other queries of the batch.
 
     One-hot: the others' candidates are further negatives.  Soft: the judge has not seen them with this query, so their score is 0.
-    `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.
+    `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.  `table` (MINED) lacks pairs for
+    which nothing was mined or published; `pairs` (PAIRS), where it is given, knows their labels.
     """
 
     def __init__(
@@ -159,9 +160,11 @@ class MinedInBatch(Coupled):
         soft: bool,
         budget: int | None = None,
         level: Callable[[int], int] = int,
+        pairs: pl.DataFrame | None = None,
     ) -> None:
         items, self.scores = mined_rows(table, settings.negatives, soft)
-        super().__init__(shown, items, table, settings.mask, settings.micro, accelerator, budget, level)
+        labels = [table] if pairs is None else [table, pairs]
+        super().__init__(shown, items, labels, settings.mask, settings.micro, accelerator, budget, level)
         self.settings, self.soft = settings, soft
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
