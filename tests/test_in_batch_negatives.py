@@ -12,13 +12,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from test_processes import torchrun
-from torch import Tensor
-from training import gradient_of, table_of, view_of, write_data
+from torch import Tensor, nn
+from training import table_of, view_of, write_data
 
 from unime import backbones
 from unime.backbones import Backbone
 from unime.config import View
 from unime.data.items import Items
+from unime.lanes import ONE, GradientLanes
 from unime.train import embedder, negatives
 from unime.train.coupled import Coupled
 from unime.train.data import Batch, Shown
@@ -41,6 +42,14 @@ MASKS = ("none", "equal", "labelled")
 CASES = [(kind, mask, smoothing) for kind in KINDS for mask in MASKS for smoothing in ((0.0, 1e-8) if kind == "unime_v2" else (0.0,))]
 
 
+def gradient_of(model: nn.Module, accumulate: Coupled, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, Tensor]:
+    """The loss of a batch, and the gradient of all adapters in one vector."""
+    model.zero_grad()
+    loss, _ = accumulate(batch, lanes)
+    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad]
+    return loss, torch.cat(parts)
+
+
 class Setting(NamedTuple):
     """A backbone whose adapters are away from their start, and the items and rows that it is trained on."""
 
@@ -49,8 +58,8 @@ class Setting(NamedTuple):
     table: pl.DataFrame
 
 
-def setting_of(folder: Path, nano: Path) -> Setting:
-    view = view_of("unime_v2", folder, nano, lora__dropout=0.0)
+def setting_of(folder: Path, nano: Path, dropout: float = 0.0) -> Setting:
+    view = view_of("unime_v2", folder, nano, lora__dropout=dropout)
     backbone = backbones.load(nano, models=view.models, train=True)
     backbone.add_lora(view.train.lora, 0)
     generator = torch.Generator().manual_seed(1)
@@ -146,7 +155,7 @@ def test_masks_and_forms_of_the_loss_differ_on_this_batch(plain):
 def test_loss_and_gradient_equal_a_plain_implementation(setting, plain, folder, nano, kind, mask, smoothing, micro):
     """All queries in one forward pass, and GradCache over micro-batches."""
     accumulate = coupled(setting, kind, mask, smoothing, micro, folder, nano)
-    assert len(accumulate.mine(BATCH)) == (1 if micro == 1000 else 3 if kind != "in_batch" else 8)
+    assert len(accumulate.own_micro_batches(BATCH)) == (1 if micro == 1000 else 3 if kind != "in_batch" else 8)
     loss, gradient = gradient_of(setting.backbone.model, accumulate, BATCH)
     wanted, slope = plain[kind, mask, smoothing]
     assert loss == pytest.approx(wanted, rel=1e-5)
@@ -182,9 +191,28 @@ def test_what_is_left_out_follows_the_rule_candidate_by_candidate(mask):
             assert found[row, column] == (wanted and column // 3 != row)
 
 
+@pytest.mark.parametrize("kind", ["hard_negatives", "unime_v2"])
+def test_labels_of_pairs_without_mined_negatives_are_masked(setting, plain, folder, nano, kind):
+    """Without its last pair the table of mined negatives does not say that c03 is right for q02; the table of all pairs does."""
+    settings, shown = settings_of(kind, "labelled", 0.0, 1000, folder, nano), Shown(setting.backbone, setting.items)
+    table = setting.table.head(len(PAIRS) - 1)
+    pairs = setting.table.select("pair", "dataset", row=pl.int_range(pl.len(), dtype=pl.Int64), query="query", positive="positive")
+    found = {}
+    for name, known in (("table", None), ("pairs", pairs)):
+        accumulate = embedder.accumulator(kind, shown, table, settings, Accelerator(cpu=True), pairs=known)
+        found[name] = gradient_of(setting.backbone.model, accumulate, BATCH)
+    loss, gradient = plain[kind, "labelled", 0.0]
+    largest = gradient.abs().max()
+    assert found["pairs"][0] == pytest.approx(loss, rel=1e-5)
+    assert (found["pairs"][1] - gradient).abs().max() < 1e-5 * largest
+    assert (found["table"][1] - gradient).abs().max() > 1e-4 * largest, "the mined table knows all labels: nothing is compared"
+
+
 def test_no_mask_leaves_nothing_out_and_labels_are_of_queries_in_several_pairs_only():
     table = pl.DataFrame({"query": ["a", "a", "b", "b"], "positive": ["x", "y", "z", "z"]})
     assert negatives.labelled_positives(table) == {"a": {"x", "y"}}
+    more = pl.DataFrame({"query": ["b", "c"], "positive": ["w", "x"]})
+    assert negatives.labelled_positives(table, more) == {"a": {"x", "y"}, "b": {"z", "w"}}
     assert negatives.left_out("none", [["a", "x"], ["b", "x"]], {}) is None
     assert negatives.left_out("equal", [["a", "x"], ["b", "x"], ["c", "y"]], {}).sum() == 2
 
@@ -197,8 +225,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 folder, nano, out = map(Path, sys.argv[1:])
-from test_in_batch_negatives import BATCH, CASES, coupled, setting_of
-from training import gradient_of
+from test_in_batch_negatives import BATCH, CASES, coupled, gradient_of, setting_of
 accelerator, setting = Accelerator(cpu=True), setting_of(folder, nano)
 assert accelerator.num_processes == 2
 found = {}

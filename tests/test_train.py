@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, write_data
 from transformers import get_scheduler
 
-from unime import backbones, lanes
+from unime import artifacts, backbones, config, lanes
 from unime.data.items import Items
 from unime.job import Job
 from unime.train import checkpoint, embedder, processes, reranker
@@ -232,7 +233,7 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
         assert ("flat targets" in (tmp_path / name / "README.md").read_text()) == (name == "judged")
     assert adapters[0] == adapters[1]
 
-    for kind, reader in (("unime_v2", "the soft-label loss"), ("reranker", "the reranker")):
+    for kind, reader in (("unime_v2", "the soft-label loss"), ("reranker", "the reranker's rule `hardest`")):
         view = view_of(kind, folder, nano)
         job = Job(None, 1, tmp_path / kind, log=logging.getLogger("test"))
         backbone, items = backbones.load(nano, models=view.models, train=True), Items.open(folder, 10**6)
@@ -242,6 +243,27 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
                 reranker.train_reranker(nobody, items, backbone, view, job, tmp_path / "out")
             else:
                 embedder.train_embedder(kind, nobody, items, backbone, view, job, tmp_path / "out")
+
+
+@pytest.mark.parametrize("door", ["train_unime_v2", "train_hard_negatives", "ablation_train"])
+def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, monkeypatch):
+    """Of those without mined negatives too."""
+    whole = config.load(ROOT / "config.yaml")
+    mined, pairs = table_of(folder, "unime_v2").head(20), table_of(folder, "in_batch")
+    for name in whole.data.train_sets:
+        artifacts.write_table(pairs, tmp_path / "data" / name / "pairs.parquet", artifacts.PAIRS)
+        items = artifacts.read_table(folder / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(items, tmp_path / "data" / name / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(mined, tmp_path / "mined" / name / "mined.parquet", artifacts.MINED)
+    handed = {}
+    monkeypatch.setattr(backbones, "load", lambda *_, **__: None)
+    monkeypatch.setattr(embedder, "train_embedder", lambda kind, table, *_, **more: handed.update(more, table=table))
+    one = importlib.import_module(f"unime.doors.{door}").DOOR
+    sections = tuple(section.replace("{key}", "k-4") for section in one.sections)
+    job = Job("k-4", 1, tmp_path, log=logging.getLogger("test"))
+    one.run(config.View(whole, sections), job, [tmp_path / "data", tmp_path / "mined", tmp_path / "model"], [tmp_path / "out"])
+    count = len(whole.data.train_sets)
+    assert handed["pairs"].equals(pl.concat([pairs] * count)) and len(handed["table"]) == 20 * count
 
 
 def test_float16_cannot_be_trained_in(folder, nano, tmp_path):

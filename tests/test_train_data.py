@@ -189,6 +189,25 @@ def test_the_pairs_negative_and_the_lists_order_are_chosen_apart(pair_negative, 
     assert differ > 12, "rules that agree would prove nothing"
 
 
+@pytest.mark.parametrize("pair_negative", ["hardest", "first"])
+@pytest.mark.parametrize("list_order", ["hardest", "first"])
+def test_negatives_without_scores_are_refused_only_where_the_hardest_are_asked_for(pair_negative, list_order, folder, nano):
+    _, judged = accumulator("reranker", folder, nano, pair_negative=pair_negative, list_order=list_order)
+    table = table_of(folder, "reranker")
+    unscored = table.with_columns(
+        sigma=pl.lit(None, dtype=pl.Float64),
+        scores=pl.col("scores").list.eval(pl.when(pl.element() > 2).then(pl.element())),  # no score is above 2: all become null
+    )
+    assert unscored["scores"].list.drop_nulls().list.len().sum() == 0 and unscored.schema == table.schema
+    parts = judged.shown, unscored, judged.settings, judged.seed, judged.accelerator
+    if "hardest" in (pair_negative, list_order):
+        with pytest.raises(ValueError, match="no scores.*set both train.reranker.pair_negative and list_order to first"):
+            reranker.Answers(*parts)
+        return
+    turns = reranker.Answers(*parts).turns
+    assert [turns(row, 0) for row in range(len(table))] == [judged.turns(row, 0) for row in range(len(table))]
+
+
 def test_every_query_gives_a_yes_a_no_and_a_list():
     negatives = ["n1", "n2", "n3", "n4", "n5"]
     places, counts = [], []
@@ -231,4 +250,4 @@ def test_reranker_prompts_are_the_judges_and_the_lists(folder, nano):
 def test_a_pair_without_negatives_is_named(folder, nano):
     table = table_of(folder, "reranker").with_columns(negatives=pl.lit([], dtype=pl.List(pl.String)))
     with pytest.raises(ValueError, match=f"pair {table['pair'][0]}: no mined negative"):
-        reranker.Answers(Shown(None, None), table, None, 0, None)
+        reranker.Answers(Shown(None, None), table, view_of("reranker", folder, nano).train.reranker, 0, None)

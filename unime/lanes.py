@@ -3,7 +3,7 @@
 A small model's products are too short to be cut over cores: a second thread an operation hardly helps, a second pass beside the first
 does (`benchmarks/lanes.py`).  What a pass computes may not depend on where it ran:
 
-1. Each pass draws its dropout from a generator of its own; their seeds come from torch's global one, in the order of the passes.
+1. Each pass draws its dropout from a generator of its own; their seeds follow from one number of torch's global one (`seeds`).
 2. A loss that couples passes takes the embeddings of all, cut off from their graphs, and says the gradient of each.
 3. Each pass is sent backward on its own, and the parameters' gradients are added in the order of the passes.
 
@@ -62,7 +62,7 @@ class GradientLanes:
             value = _seeded(loss, seed, one)
             return value.item(), torch.autograd.grad(value, parameters, allow_unused=True)
 
-        done = self.map(run, _seeds(passes), passes)
+        done = self.map(run, seeds(len(passes)), passes)
         for _, gradient in done:
             _add(gradient, parameters)
         return sum(value for value, _ in done)
@@ -78,7 +78,7 @@ class GradientLanes:
         def back(part: Tensor, gradient: Tensor) -> Gradient:
             return torch.autograd.grad(part, parameters, gradient, allow_unused=True)
 
-        parts = self.map(lambda seed, one: _seeded(embed, seed, one), _seeds(passes), passes)
+        parts = self.map(lambda seed, one: _seeded(embed, seed, one), seeds(len(passes)), passes)
         embeddings = torch.cat([part.detach() for part in parts]).requires_grad_()
         value = loss(embeddings)
         (gradient,) = torch.autograd.grad(value, embeddings)
@@ -87,11 +87,16 @@ class GradientLanes:
         return value.detach()
 
 
-def _seeds(passes: Sequence[Any]) -> list[int]:
-    """A seed for each pass.  However many they are, one number is drawn from torch's global generator, which dropout may draw from in
-    the passes: a process that has idle passes added to it (`train.processes.level`) must go on with the same draws."""
-    own = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    return torch.randint(2**62, (len(passes),), generator=own).tolist()
+def seeds(count: int) -> list[int]:
+    """The seeds of `count` passes, a function of the state of torch's global generator; fewer passes have the first of them.
+
+    However many they are, one number is drawn from that generator, which dropout may draw from in the passes: a process that has idle
+    passes added to it (`train.processes.level`) must go on with the same draws.  Whatever runs passes in another way than the lanes
+    (`train.coupled`) takes its seeds from here too, so that dropout does not depend on the way.
+    """
+    first = int(torch.randint(2**62, ()))
+    own = torch.Generator().manual_seed(first)
+    return torch.randint(2**62, (count,), generator=own).tolist()
 
 
 def _seeded(work: Callable[[Pass], Tensor], seed: int, one: Pass) -> Tensor:

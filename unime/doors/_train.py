@@ -23,13 +23,14 @@ def embedder(kind: str) -> Run:
         from unime.train.embedder import train_embedder
 
         sets = config.data.train_sets
+        pairs = artifacts.read_tables(inputs[0], sets, "pairs.parquet", artifacts.PAIRS)
         if kind == "in_batch":
-            table = artifacts.read_tables(inputs[0], sets, "pairs.parquet", artifacts.PAIRS)
+            table = pairs
         else:
             table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
         items = items_of(inputs[0], sets, config.data.max_pixels, mined=None if kind == "in_batch" else inputs[1])
         backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
-        return train_embedder(kind, table, items, backbone, config, job, outputs[0])
+        return train_embedder(kind, table, items, backbone, config, job, outputs[0], pairs=pairs)
 
     return run
 

@@ -20,14 +20,15 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     data, mined, model = inputs
     sets, variant = config.data.train_sets, config.ablations.embedders[job.item]
     settings = settings_of(variant, getattr(config.train, variant.loss))
-    if variant.loss == "in_batch":  # it reads pairs, whatever was mined from them
-        table = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
+    pairs = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
+    if variant.loss == "in_batch":  # it trains on pairs, whatever was mined from them
+        table = pairs
         items = items_of(data, sets, config.data.max_pixels, mined=None)
     else:
         table = artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED)
         items = items_of(data, sets, config.data.max_pixels, mined=mined)
     backbone = load(model, models=config.models, image_size=config.train.image_size, train=True)
-    return train_embedder(variant.loss, table, items, backbone, config, job, outputs[0], settings=settings)
+    return train_embedder(variant.loss, table, items, backbone, config, job, outputs[0], settings=settings, pairs=pairs)
 
 
 DOOR = Door(

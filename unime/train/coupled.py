@@ -10,7 +10,7 @@ A batch's rows are a function of (seed, step), so each process knows the ids of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from unime.backbones import Encoded
-from unime.lanes import ONE, GradientLanes
+from unime.lanes import ONE, GradientLanes, seeds
 from unime.train import gradcache, losses, negatives
 from unime.train.data import Batch, Micro, Shown, dealt
 from unime.train.queries import Embedder, mined_rows
@@ -29,14 +29,14 @@ from unime.train.queries import Embedder, mined_rows
 class Coupled(Embedder):
     """The part of these losses that does not depend on which of them it is; `micro` are the queries of a micro-batch.
 
-    `mask` is the config key of that name (see `unime.train.negatives`), `table` where labelled positives are looked up.
+    `mask` is the config key of that name (see `unime.train.negatives`), `labels` the tables where labelled positives are looked up.
     """
 
     def __init__(
         self,
         shown: Shown,
         items: list[list[str]],
-        table: pl.DataFrame,
+        labels: Sequence[pl.DataFrame],
         mask: str,
         micro: int,
         accelerator: Accelerator,
@@ -45,7 +45,7 @@ class Coupled(Embedder):
     ) -> None:
         super().__init__(shown, items, budget, level)
         self.mask, self.micro, self.accelerator = mask, micro, accelerator
-        self.labelled = negatives.labelled_positives(table) if mask == "labelled" else {}
+        self.labelled = negatives.labelled_positives(*labels) if mask == "labelled" else {}
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
         """(B,) one loss a query, from unit rows: `queries` (B, D) of the table's `rows`, their `candidates` (B * C, D) one query's after
@@ -53,10 +53,10 @@ class Coupled(Embedder):
         raise NotImplementedError
 
     def ahead(self, batch: Batch) -> None:
-        for micro in self.mine(batch):
+        for micro in self.own_micro_batches(batch):
             self.shown.ahead(sorted({id for row in micro.rows for id in self.items[row]}))
 
-    def mine(self, batch: Batch) -> list[Micro]:
+    def own_micro_batches(self, batch: Batch) -> list[Micro]:
         """This process's micro-batches.  Raises ValueError where they cannot be dealt out evenly."""
         return self.of_process(batch, self.accelerator.process_index)
 
@@ -72,16 +72,23 @@ class Coupled(Embedder):
         return found
 
     def __call__(self, batch: Batch, lanes: GradientLanes = ONE) -> tuple[float, int]:
-        mine, passes, index = self.mine(batch), [], []
-        for micro in mine:
-            found, row_of = self.passes([id for row in micro.rows for id in self.items[row]])
-            start = sum(len(encoded) for _, encoded in passes)
-            index += [[start + row_of[id] for id in self.items[row]] for row in micro.rows]
+        micro_batches = self.own_micro_batches(batch)
+        passes: list[tuple[int, list[Encoded]]] = []  # this process's forward passes, of all its micro-batches: seed and items of each
+        index: list[list[int]] = []  # (B / processes, 1 + C): which row of the passes' embeddings a query and each candidate have
+        embedded = 0  # rows that the passes so far have
+        for micro in micro_batches:
+            ids: list[str] = []
+            for row in micro.rows:
+                ids += self.items[row]
+            found, row_of = self.passes(ids)  # row_of: an item's id -> its row among the embeddings of `found` alone
+            for row in micro.rows:
+                index.append([embedded + row_of[id] for id in self.items[row]])
+            embedded += sum(len(encoded) for encoded in found)
             torch.manual_seed(micro.seed)
-            passes += zip(torch.randint(2**62, (len(found),)).tolist(), found, strict=True)
+            passes += zip(seeds(len(found)), found, strict=True)
         loss = self._loss(torch.tensor(index), self.gathered_rows(batch))
-        if len(mine) == 1:  # it holds all that this process has: no second forward pass
-            torch.manual_seed(mine[0].seed)  # so that the lanes draw the same seeds
+        if len(micro_batches) == 1:  # it holds all that this process has: no second forward pass
+            torch.manual_seed(micro_batches[0].seed)  # the lanes call `seeds` too: from the same state they find the same seeds
             value = lanes.backward(self._drawing, passes, loss, self.parameters)
         else:
             value = gradcache.backward(self._drawing, passes, loss)
@@ -129,7 +136,7 @@ class InBatch(Coupled):
     ) -> None:
         items = [list(pair) for pair in table.select("query", "positive").iter_rows()]
         micro = max(1, settings.micro // 2)  # `micro` are items; fewer of them may be distinct
-        super().__init__(shown, items, table, settings.mask, micro, accelerator, budget, level)
+        super().__init__(shown, items, [table], settings.mask, micro, accelerator, budget, level)
         self.tau = settings.tau
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
@@ -140,7 +147,8 @@ class MinedInBatch(Coupled):
     """Soft or one-hot loss over a query's positive, its first k mined negatives, and the candidates of all other queries of the batch.
 
     One-hot: the others' candidates are further negatives.  Soft: the judge has not seen them with this query, so their score is 0.
-    `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.
+    `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.  `table` (MINED) lacks pairs for
+    which nothing was mined or published; `pairs` (PAIRS), where it is given, knows their labels.
     """
 
     def __init__(
@@ -152,9 +160,11 @@ class MinedInBatch(Coupled):
         soft: bool,
         budget: int | None = None,
         level: Callable[[int], int] = int,
+        pairs: pl.DataFrame | None = None,
     ) -> None:
         items, self.scores = mined_rows(table, settings.negatives, soft)
-        super().__init__(shown, items, table, settings.mask, settings.micro, accelerator, budget, level)
+        labels = [table] if pairs is None else [table, pairs]
+        super().__init__(shown, items, labels, settings.mask, settings.micro, accelerator, budget, level)
         self.settings, self.soft = settings, soft
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:

@@ -82,14 +82,17 @@ def unjudged(table: pl.DataFrame) -> pl.DataFrame:
     return table.filter(pl.col("sigma").is_null() & (pl.col("scores").list.drop_nulls().list.len() == 0))
 
 
-def refuse_unjudged(table: pl.DataFrame, reader: str) -> None:
-    """Raise ValueError naming the first pair without scores where `reader` (`the reranker`) needs them."""
+def refuse_unjudged(table: pl.DataFrame, reader: str, instead: str) -> None:
+    """Raise ValueError naming the first pair without scores where `reader` (`the soft-label loss`) needs them.
+
+    `instead` ends the message: what else to do than to take scored negatives.
+    """
     without = unjudged(table)
     if len(without):
         raise ValueError(
             f"pair {without['pair'][0]}: its negatives have no scores ({len(without)} of {len(table)} pairs), as no judge mined them, and "
             f"{reader} needs scores; take a judge's negatives (source: judge, or a name of judge.models, judge.means or fetch.scores), or "
-            "train with the one-hot target (hard_negatives), which reads none"
+            f"{instead}, which reads none"
         )
 
 

@@ -6,7 +6,7 @@ A batch mixes queries, so another query's candidate may be right for this one.  
     equal     candidates with the content of one of the query's own: its positive, or a mined negative, which stands in the loss already
               (and which, under a soft target, the judge has scored)
     labelled  these, and every candidate that is labelled as a positive of the same query in another pair: a query may stand in several
-              pairs, and the same query may be in a batch twice
+              pairs, and the same query may be in a batch twice.  A pair counts even where no negative was mined for it
 
 Contents are compared by their ids, which are equal where text and image are.
 """
@@ -21,12 +21,14 @@ import numpy as np
 import polars as pl
 
 
-def labelled_positives(table: pl.DataFrame) -> dict[str, set[str]]:
+def labelled_positives(*tables: pl.DataFrame) -> dict[str, set[str]]:
     """The ids of all positives of each query that stands in several pairs, by the query's id.
 
-    `table` has the columns `query` and `positive`, of all training sets: the same query may stand in several sets.
+    `tables` have the columns `query` and `positive`, of all training sets: the same query may stand in several sets.  A pair that one of
+    them holds counts; the same pair may stand in several.
     """
-    positives = table.group_by("query").agg(pl.col("positive").unique())
+    labels = pl.concat([table.select("query", "positive") for table in tables])
+    positives = labels.group_by("query").agg(pl.col("positive").unique())
     several = positives.filter(pl.col("positive").list.len() > 1)
     return {query: set(ids) for query, ids in several.iter_rows()}
 

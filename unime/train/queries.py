@@ -60,7 +60,7 @@ def mined_rows(table: pl.DataFrame, k: int, soft: bool) -> tuple[list[list[str]]
     fewer negatives, or a judge's score that is NaN or outside [0, 1], naming the pair.
     """
     if soft:
-        refuse_unjudged(table, "the soft-label loss")
+        refuse_unjudged(table, "the soft-label loss", "train with the one-hot target (hard_negatives)")
     short = table.filter((pl.col("negatives").list.len() < k) | (pl.col("scores").list.len() < k))
     if len(short):
         raise ValueError(f"pair {short['pair'][0]}: fewer than {k} mined negatives; lower train.*.negatives or raise mine.negatives")

@@ -2,7 +2,8 @@
 
 (q, positive) -> Yes; (q, one negative) -> No; (q, list) -> Ans: (i), where the list shows the first x distinct negatives and the
 positive at a place drawn uniformly.  x and the place are drawn from (seed, epoch, pair): another epoch shows another list, a resumed
-run the same one.  Which negatives come first is a setting, for the pair and for the list: the hardest, or those that were mined first.
+run the same one.  Which negatives come first is a setting, for the pair and for the list: the hardest, which takes scores, or those that
+were mined first.
 
 loss sequence  L = L_pair + L_list, each the mean over its sequences, of each sequence the mean over its answer and the end of the turn.
      token     The mean over all tokens of a query's three sequences, from the header of the assistant's turn to what the chat template
@@ -46,7 +47,8 @@ class Turn(NamedTuple):
 def train_reranker(table: pl.DataFrame, items: Any, backbone: Backbone, view: Any, job: Any, out: str | Path) -> str:
     """Train an adapter on a table MINED and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
 
-    `view` holds `seed`, `models` and `train.reranker`.  Raises ValueError for a pair without negatives or a batch larger than the table.
+    `view` holds `seed`, `models` and `train.reranker`.  Raises ValueError for a pair without negatives, a batch larger than the table, or
+    a pair without scores where `pair_negative` or `list_order` is `hardest`.
     """
     settings = view.train.reranker
     backbone.add_lora(settings.lora, view.seed)
@@ -138,7 +140,8 @@ class Answers:
     ) -> None:
         self.shown, self.backbone, self.settings, self.seed, self.accelerator = shown, shown.backbone, settings, seed, accelerator
         self.budget, self.level = budget, level
-        refuse_unjudged(table, "the reranker")
+        if "hardest" in (settings.pair_negative, settings.list_order):
+            refuse_unjudged(table, "the reranker's rule `hardest`", "set both train.reranker.pair_negative and list_order to first")
         columns = ("pair", "query", "positive", "negatives", "scores", "reasons")
         self.rows: list[Row] = []
         for pair, query, positive, *mined in zip(*(table[c].to_list() for c in columns), strict=True):
