@@ -31,8 +31,8 @@ def job(folder: Path) -> Job:
 def read_sets(root: Path, names: list[str], instructions: str, cap: int, seed: int, limit: int, bad_rows: str, job: Job):
     """Some training sets as one: (ITEMS, PAIRS, [report])."""
     found = [mmeb.read_train(str(root), name, instructions, cap, seed, limit, bad_rows, job) for name in names]
-    items = pl.concat([items for items, _, _ in found]).unique("id", keep="first", maintain_order=True).sort("id")
-    return items, pl.concat([pairs for _, pairs, _ in found]), [report for _, _, report in found]
+    items = pl.concat([items for items, _, _, _ in found]).unique("id", keep="first", maintain_order=True).sort("id")
+    return items, pl.concat([pairs for _, pairs, _, _ in found]), [report for _, _, report, _ in found]
 
 
 def train_set(root: Path, name: str, rows: list[tuple[str, str, str, str]], members: dict[str, bytes], stem: str = "original") -> Path:

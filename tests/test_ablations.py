@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from unime import artifacts
+from unime.__main__ import open_door
 from unime.artifacts import ArtifactError
 from unime.config import ConfigError, Rule, Variant, at, load, parse, settings_of
 from unime.data.items import Items
@@ -41,10 +42,10 @@ BASE = ablations.Base(
     RULES,
 )
 VARIANTS = {
-    "other": Variant(source="other", negatives=8, tau=0.02),
-    "k-4": Variant(source="judge", negatives=4, tau=0.02),
-    "tau": Variant(source="judge", negatives=8, tau=0.01),
-    "both": Variant(source="judge", negatives=4, tau=0.03),
+    "other": Variant(loss="unime_v2", source="other", negatives=8, tau=0.02),
+    "k-4": Variant(loss="unime_v2", source="judge", negatives=4, tau=0.02),
+    "tau": Variant(loss="unime_v2", source="judge", negatives=8, tau=0.01),
+    "both": Variant(loss="unime_v2", source="judge", negatives=4, tau=0.03),
 }
 
 
@@ -87,7 +88,7 @@ def test_rules_and_losses_stand_beside_the_runs_own_row_of_their_loss() -> None:
         "foreign": Variant(loss="hard_negatives", source="other"),
         "items": Variant(loss="in_batch", source="other", batch=80, micro=8),
         "same": Variant(loss="in_batch", source="judge"),
-        "long": Variant(source="judge", steps=700),
+        "long": Variant(loss="unime_v2", source="judge", steps=700),
         "both": Variant(loss="hard_negatives", source="any", negatives=4),
     }
     rows = built(NANO, [], variants)
@@ -114,7 +115,7 @@ def test_a_setting_of_the_loss_itself_has_a_block_of_its_own() -> None:
 
     smoothed = Smoothed(**BASE.train["unime_v2"].model_dump(), extra=1e-8)
     base = BASE._replace(train={**BASE.train, "unime_v2": smoothed})
-    variant = Variant(source="judge", extra=0.0)
+    variant = Variant(loss="unime_v2", source="judge", extra=0.0)
     assert settings_of(variant, smoothed) == smoothed.model_copy(update={"extra": 0.0})
     assert (ablations.block_of(variant, base), ablations.label(variant, base)) == ("loss", "extra = 0")
     assert ablations.own_label("loss", ["extra"], base) == "extra = 1e-08"
@@ -122,7 +123,7 @@ def test_a_setting_of_the_loss_itself_has_a_block_of_its_own() -> None:
 
 def test_what_a_variant_does_not_name_is_as_in_its_section() -> None:
     variants = load(CONFIG).ablations.embedders
-    old = settings_of(Variant(source="judge", negatives=4, tau=0.5), TRAIN.unime_v2)
+    old = settings_of(Variant(loss="unime_v2", source="judge", negatives=4, tau=0.5), TRAIN.unime_v2)
     assert old == TRAIN.unime_v2.model_copy(update={"negatives": 4, "tau": 0.5})
     assert settings_of(variants["in-batch-equal-items"], TRAIN.in_batch) == TRAIN.in_batch.model_copy(update={"batch": 80, "micro": 160})
     items_of_a_step = 2 * settings_of(variants["in-batch-equal-items"], TRAIN.in_batch).batch
@@ -135,15 +136,19 @@ def test_what_a_variant_does_not_name_is_as_in_its_section() -> None:
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ({"source": "judge", "negative": 4}, "embedders.x.negative: train.unime_v2 has no such setting; nearest: 'negatives'"),
+        (
+            {"loss": "unime_v2", "source": "judge", "negative": 4},
+            "x.negative: train.unime_v2 has no such setting; nearest: 'negatives'",
+        ),
         ({"source": "judge", "loss": "in_batch", "negatives": 4}, "embedders.x.negatives: train.in_batch has no such setting"),
-        ({"source": "judge", "tau": 0.0}, "embedders.x.tau 0.0: Input should be greater than 0"),
-        ({"source": "judge", "tau": "0.1"}, "embedders.x.tau '0.1': Input should be a valid number"),
-        ({"source": "judge", "steps": 30}, "embedders.x: warmup 40 must be below steps 30"),
-        ({"source": "judge", "negatives": 11}, "embedders.x.negatives 11 must be at most mine.negatives 10"),
-        ({"source": "percnt"}, "embedders.x.source 'percnt' is unknown; nearest: 'percent'"),
-        ({"source": "percent"}, "embedders.x.source 'percent' is one of mine.rules, which give no scores"),
-        ({"negatives": 4}, "embedders.x.source: missing"),
+        ({"loss": "unime_v2", "source": "judge", "tau": 0.0}, "embedders.x.tau 0.0: Input should be greater than 0"),
+        ({"loss": "unime_v2", "source": "judge", "tau": "0.1"}, "embedders.x.tau '0.1': Input should be a valid number"),
+        ({"loss": "unime_v2", "source": "judge", "steps": 30}, "embedders.x: warmup 40 must be below steps 30"),
+        ({"loss": "unime_v2", "source": "judge", "negatives": 11}, "embedders.x.negatives 11 must be at most mine.negatives 10"),
+        ({"loss": "unime_v2", "source": "percnt"}, "embedders.x.source 'percnt' is unknown; nearest: 'percent'"),
+        ({"loss": "unime_v2", "source": "percent"}, "embedders.x.source 'percent' is one of mine.rules, which give no scores"),
+        ({"loss": "unime_v2", "negatives": 4}, "embedders.x.source: missing"),
+        ({"source": "judge"}, "embedders.x: loss is missing; write loss: unime_v2, loss: hard_negatives or loss: in_batch"),
         ({"source": "judge", "loss": "in-batch"}, "'in-batch' is not one of 'unime_v2', 'hard_negatives' or 'in_batch'; nearest"),
     ],
 )
@@ -175,6 +180,17 @@ def test_a_rule_that_cannot_be_mined_by_is_refused(key: str, value: dict[str, An
     with pytest.raises(ConfigError) as problem:
         parse(raw)
     assert message in str(problem.value)
+
+
+def test_an_embedder_depends_on_its_own_losss_settings_alone() -> None:
+    config, door = load(CONFIG), open_door("ablation_train")
+    losses = set()
+    for name, variant in config.ablations.embedders.items():
+        found = door.view(config, name).dump()
+        assert {key for key in found if key.removeprefix("train.") in ablations.COMPONENTS} == {f"train.{variant.loss}"}
+        assert found[f"ablations.embedders.{name}"] == variant.model_dump()
+        losses.add(variant.loss)
+    assert losses == set(ablations.COMPONENTS)
 
 
 def test_published_rows_stand_only_under_means_over_the_papers_own_tasks() -> None:

@@ -283,6 +283,9 @@ def test_the_code_of_an_exports_card_embeds_as_we_do(name, folder, trained, tmp_
         (Content("<|image_1|>\nWhat color is it?\n", image(130, 70)), 0),
         (Content("Find it: <|image_1|> here, please", image(60, 200, 1)), 112),
         (Content("a picture without a mark", image(90, 90, 2)), 0),
+        (Content("<|image_1|>\nA page about rings", None), 0),
+        (Content("Find it: <|image_1|> here, please", None), 0),
+        (Content("", image(80, 60, 3)), 0),
     ]
     found, moved = [], []
     for content, side in items:

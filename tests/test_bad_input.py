@@ -50,7 +50,7 @@ def read_train(root: Path, bad_rows: str = "skip", name: str = "S"):
 def test_a_bad_training_row_is_left_out_and_listed(what: str, tmp_path: Path):
     row, reason = BAD_ROWS[what]
     file = write_train(tmp_path, [row])
-    _, pairs, report = read_train(tmp_path)
+    _, pairs, report, _ = read_train(tmp_path)
     assert pairs["row"].to_list() == [0, 2]
     (listed,) = report["left_out"]["listed"]
     assert (listed["file"], listed["row"]) == (file.as_posix(), 1)
@@ -61,7 +61,7 @@ def test_a_bad_training_row_is_left_out_and_listed(what: str, tmp_path: Path):
 
 def test_all_bad_rows_are_counted_and_the_good_ones_go_on(tmp_path: Path):
     write_train(tmp_path, [row for row, _ in BAD_ROWS.values()])
-    items, pairs, report = read_train(tmp_path)
+    items, pairs, report, _ = read_train(tmp_path)
     assert pairs["row"].to_list() == [0, len(BAD_ROWS) + 1]
     left_out = report["left_out"]
     assert left_out["count"] == len(left_out["listed"]) == len(BAD_ROWS)

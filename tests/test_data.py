@@ -76,6 +76,27 @@ def test_the_cap_draws_the_same_rows_for_a_seed_whatever_other_sets_are_read(tmp
     assert (report[0]["rows"], report[0]["sampled"]) == (100, 10)
 
 
+def test_labels_of_rows_that_the_cap_left_out_are_kept_where_both_items_were_drawn(tmp_path: Path):
+    """Every query is labelled with every positive; a query is a text or an image, a positive a text."""
+    queries = [(f"q{i}", "") for i in range(4)] + [(MARK + "which?", f"images/S/Train/{i}.png") for i in range(4)]
+    rows = [(*query, f"t{j}", "") for query in queries for j in range(8)]
+    rows += rows[:3] + [("q0", "", "rare", ""), ("q0", "", "", "")]
+    train_set(tmp_path, "S", rows, paths("S", 4))
+
+    def read(cap: int):
+        return mmeb.read_train(str(tmp_path), "S", "original", cap, 42, LIMIT, "skip", job(tmp_path))
+
+    _, whole, report, labels = read(1000)
+    assert len(whole) == 65 and labels.is_empty() and report["labels_not_drawn"] == 0
+    for cap in (6, 12, 20):
+        _, pairs, report, labels = read(cap)
+        artifacts.check(labels, artifacts.LABELS, "labels")
+        drawn = set(pairs.select("query", "positive").iter_rows())
+        both_drawn = whole.filter(pl.col("query").is_in(pairs["query"].implode()) & pl.col("positive").is_in(pairs["positive"].implode()))
+        wanted = set(both_drawn.select("query", "positive").iter_rows()) - drawn
+        assert wanted and set(labels.iter_rows()) == wanted and len(labels) == len(wanted) == report["labels_not_drawn"]
+
+
 def test_instructions_choose_the_file(tmp_path: Path):
     train_set(tmp_path, "S", [("q", "", "t", "")], {})
     train_set(tmp_path, "S", [("other words for q", "", "t", "")], {}, stem="diverse_instruction")
@@ -205,6 +226,6 @@ def test_a_path_that_names_another_set_is_never_answered_with_this_sets_picture(
     """Both archives were made inside their image folders, so both have a Train/0.png."""
     for name, seed in (("A", 1), ("B", 2)):
         train_set(tmp_path, name, [("q", "", "p", "images/A/Train/0.png")], {"Train/0.png": png(seed)})
-    items, pairs, _ = mmeb.read_train(str(tmp_path), "B", "original", 10, 1, LIMIT, "fail", job(tmp_path))
+    items, pairs, _, _ = mmeb.read_train(str(tmp_path), "B", "original", 10, 1, LIMIT, "fail", job(tmp_path))
     (archive,) = items.filter(pl.col("archive") != "")["archive"]
     assert len(pairs) == 1 and archive == (tmp_path / "train/A/images.zip").as_posix()

@@ -259,7 +259,7 @@ def test_a_judge_or_a_mean_added_is_no_parameter_of_the_stages_that_are_there(co
 
 
 OTHER = {"model": "models/other", "mode": "exact"}
-FOREIGN = {"source": "bth", "negatives": 4, "tau": 0.02}
+FOREIGN = {"loss": "unime_v2", "source": "bth", "negatives": 4, "tau": 0.02}
 WRONG = {
     "an unknown folder": (
         {"mine.judgements": "results/judges/nano-publishd"},
@@ -308,5 +308,6 @@ def test_a_wrong_judge_is_refused_with_value_and_remedy(what: str, config):
 def test_every_judge_and_every_mean_may_be_mined_from_and_be_an_ablations_source(config):
     for folder in ("results/judge", "results/judges/nano-published", "results/judge_means/both"):
         source = Path(folder).name
-        found = changed(config, {"mine.judgements": folder, "ablations.embedders.k-4": {"source": source, "negatives": 4, "tau": 0.02}})
+        variant = {"loss": "unime_v2", "source": source, "negatives": 4, "tau": 0.02}
+        found = changed(config, {"mine.judgements": folder, "ablations.embedders.k-4": variant})
         assert found.mine.judgements == folder and found.ablations.embedders["k-4"].source == source

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 from test_retrieve import reference, same_pools, table, unit
 
 from unime import artifacts, retrieve
+from unime.__main__ import open_door
 from unime.config import Rule
+from unime.job import Job
 from unime.judge import by_query, cut_by_query, judge
 from unime.mine import mine, without_labelled
 from unime.mine.rules import mine_by_rule
@@ -151,6 +155,37 @@ def test_over_a_thousand_queries_no_labelled_positive_is_shown_in_a_rerankers_li
             assert all(run.may_be_negative(row["pair"], one) for one in others)
             shown += len(others)
     assert shown > 3 * len(run.pairs)
+
+
+def test_a_positive_whose_row_the_cap_left_out_is_retrieved_for_no_pair_of_its_query(run: Run, tmp_path: Path) -> None:
+    """Half of set A's pairs are drawn; the stage reads the other half's labels, and leaves out what it would leave out with all pairs."""
+    whole = run.pairs.filter(pl.col("dataset") == "A")
+    drawn, rest = whole[::2], whole[1::2]
+    known = pl.col("query").is_in(drawn["query"].implode()) & pl.col("positive").is_in(drawn["positive"].implode())
+    labels = rest.filter(known).select("query", "positive")
+    _, ids, vectors = generated(1000)
+
+    def retrieved(labels: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        data, embedded, out = (tmp_path / name for name in ("data", "embedded", "out"))
+        for folder in (data, embedded, out):
+            folder.mkdir(exist_ok=True)
+        artifacts.write_table(drawn, data / "pairs.parquet", artifacts.PAIRS)
+        artifacts.write_table(pictures(dict.fromkeys(ids, "")), data / "items.parquet", artifacts.ITEMS)
+        artifacts.write_table(labels, data / "labels.parquet", artifacts.LABELS)
+        artifacts.write_vectors(embedded, ids, vectors)
+        config: Any = SimpleNamespace(retrieve=SimpleNamespace(k=20, delta=None, index="exact", effort=0))
+        open_door("retrieve").run(config, Job("A", 1, tmp_path, logging.getLogger("test")), [data, embedded], [out])
+        hits = artifacts.read_table(out / "hits.parquet", artifacts.HITS)
+        return hits.join(drawn, on="pair"), artifacts.read_table(out / "pools.parquet", artifacts.POOLS)
+
+    barred = labels.rename({"positive": "candidate"})
+    without, counts_without = retrieved(labels.clear())
+    assert len(without.join(barred, on=["query", "candidate"], how="semi")) > 100, "labels of rows that were not drawn would be hits"
+    found, counts = retrieved(labels)
+    assert found.join(barred, on=["query", "candidate"], how="semi").is_empty()
+    assert found.group_by("pair").len()["len"].unique().to_list() == [20]
+    more = drawn.join(labels.group_by("query").len(), on="query", how="left", maintain_order="left")["len"].fill_null(0)
+    assert (counts["labelled"] - counts_without["labelled"]).to_list() == more.to_list()
 
 
 # Cases that are easily got wrong

@@ -33,7 +33,7 @@ def write(root: Path, part: str, rows: list, name: str = "S", images: int = 3, f
 
 
 def train(root: Path, bad_rows: str = "skip", name: str = "S", cap: int = 1000):
-    items, pairs, report = sets.read_train(str(root), name, "original", cap, 0, LIMIT, bad_rows, job(root))
+    items, pairs, report, _ = sets.read_train(str(root), name, "original", cap, 0, LIMIT, bad_rows, job(root))
     artifacts.check(items, artifacts.ITEMS, "items")
     artifacts.check(pairs, artifacts.PAIRS, "pairs")
     return items, pairs, report

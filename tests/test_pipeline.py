@@ -135,11 +135,11 @@ def test_the_ablations_are_made_on_request_and_start_from_the_run(finished, tmp_
     shutil.copytree(finished, folder, symlinks=True)
     values = yaml.safe_load((folder / "config.yaml").read_text())
     values["ablations"]["embedders"] = {
-        "judge": {"source": "nano-published", "negatives": 8, "tau": 0.02},
-        "same": {"source": "judge", "negatives": 8, "tau": 0.02},
-        "k-4": {"source": "judge", "negatives": 4, "tau": 0.02},
+        "judge": {"loss": "unime_v2", "source": "nano-published", "negatives": 8, "tau": 0.02},
+        "same": {"loss": "unime_v2", "source": "judge", "negatives": 8, "tau": 0.02},
+        "k-4": {"loss": "unime_v2", "source": "judge", "negatives": 4, "tau": 0.02},
     }
-    values["ablations"]["embedders"] |= {"tau": {"source": "judge", "negatives": 8, "tau": 0.5}}
+    values["ablations"]["embedders"] |= {"tau": {"loss": "unime_v2", "source": "judge", "negatives": 8, "tau": 0.5}}
     values["ablations"]["embedders"] |= {
         "rule": {"loss": "hard_negatives", "source": "percent"},
         "in-batch": {"loss": "in_batch", "source": "judge"},

@@ -64,9 +64,10 @@ def run(tmp_path_factory, values: dict, asked) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     data = folder / "results/data"
     for name in SETS:
-        items, pairs, _ = sets.read_train(root, name, "original", 50, 1, 10**6, "fail", job(folder))
+        items, pairs, _, labels = sets.read_train(root, name, "original", 50, 1, 10**6, "fail", job(folder))
         artifacts.write_table(items, data / "train" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(pairs, data / "train" / name / "pairs.parquet", artifacts.PAIRS)
+        artifacts.write_table(labels, data / "train" / name / "labels.parquet", artifacts.LABELS)
         artifacts.write_table(nearest(pairs, items), folder / "results/retrieve" / name / "hits.parquet", artifacts.HITS)
     for name in TASKS:
         items, queries, _ = sets.read_eval(root, name, 10**6, "fail", job(folder))

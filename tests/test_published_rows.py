@@ -86,7 +86,7 @@ def test_the_fixtures_are_all_sets_and_tasks_of_mmeb() -> None:
 
 @pytest.mark.parametrize("name", TRAIN)
 def test_a_training_set_is_read_in_its_published_shape(root: Path, name: str) -> None:
-    items, pairs, report = read_train(root, name)
+    items, pairs, report, _ = read_train(root, name)
     lost = EMPTY.get(name, 0)
     assert len(pairs) == len(TRAIN[name]) - lost and report["left_out"]["count"] == lost
     expected = {artifacts.content_id(text, picture(path) if path else None) for text, path in references(name, "train")}
@@ -106,8 +106,8 @@ def test_a_task_is_read_in_its_published_shape(root: Path, name: str) -> None:
 
 
 def test_marks_can_be_taken_out_of_texts_that_have_no_image(root: Path) -> None:
-    kept, _, _ = read_train(root, "WebQA")
-    items, pairs, report = read_train(root, "WebQA", "remove")
+    kept, _, _, _ = read_train(root, "WebQA")
+    items, pairs, report, _ = read_train(root, "WebQA", "remove")
     texts = {text for text in items["text"] if text.startswith("Find")}
     assert texts == {query.removeprefix(MARK) for query, _, _, _ in TRAIN["WebQA"]}, "the mark and its line end, nothing else"
     assert not texts & set(kept["text"]) and report["marks_without_image"]["query"] == len(pairs) == 2
@@ -127,7 +127,7 @@ def test_a_users_own_row_with_a_mark_and_no_image_stays_a_bad_row(tmp_path: Path
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for setting in ("public", "remove"):
-        _, pairs, report = read_train(tmp_path, "S", setting)
+        _, pairs, report, _ = read_train(tmp_path, "S", setting)
         assert len(pairs) == 1
         assert [(one["row"], one["reason"]) for one in report["left_out"]["listed"]] == [
             (1, "the query its text has an image mark but there is no image"),
@@ -154,7 +154,7 @@ def test_a_text_of_white_space_alone_is_kept_as_the_public_code_keeps_it(tmp_pat
 def test_categories_are_the_strings_that_they_stand_for(kind: pl.DataType, tmp_path: Path) -> None:
     rows_ = [("q", "", "t", ""), ("r", "", "u", "")]
     file = train_set(tmp_path, "S", rows_, {})
-    _, plain, _ = read_train(tmp_path, "S")
+    _, plain, _, _ = read_train(tmp_path, "S")
     pl.read_parquet(file).cast(dict.fromkeys(("qry", "qry_image_path", "pos_text"), kind)).write_parquet(file)
     assert isinstance(pl.read_parquet_schema(file)["qry"], (pl.Categorical, pl.Enum)) or pl.read_parquet(file)["qry"].dtype != pl.String
     assert read_train(tmp_path, "S")[1].equals(plain) and len(plain) == 2
@@ -227,7 +227,7 @@ def test_images_of_all_sets_in_one_folder_are_found(place: str, tmp_path: Path) 
             file = tmp_path / place / name / "Train" / "0.png"
             file.parent.mkdir(parents=True)
             file.write_bytes(png(seed))
-    items, pairs, report = read_train(tmp_path, "CIRR")
+    items, pairs, report, _ = read_train(tmp_path, "CIRR")
     assert report["left_out"]["count"] == 0 and pairs["positive"].to_list() == [artifacts.content_id(shown, png(seed)) for seed in range(2)]
     assert Items(items, LIMIT)[pairs["positive"][0]].image.size == (28, 28)
 
@@ -383,7 +383,7 @@ def test_published_rows_of_every_set_are_imported_whole(root: Path, tmp_path: Pa
     tables = {}
     for name in TRAIN:
         drawn = 1000 if name in EMPTY else cap
-        items, pairs, _ = sets.read_train(str(root), name, "original", drawn, 0, LIMIT, "skip", job(root), image_marks)
+        items, pairs, _, _ = sets.read_train(str(root), name, "original", drawn, 0, LIMIT, "skip", job(root), image_marks)
         tables[name] = items, pairs
     shelves = {name: mmeb.shelf(str(root), name) for name in TRAIN}
     mined, _, report = published_scores.import_scores(

@@ -17,6 +17,7 @@ import yaml
 from checkouts import ENVIRONMENT, sh
 
 from unime.__main__ import open_door, stages
+from unime.config import load
 from unime.door import Door
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +129,23 @@ with Repo() as repo:
     asked = {name.partition("@")[0] for name in found}
     assert threads == {stage: min(cores, open_door(stage).threads) for stage in asked}
     assert set(stages()) - asked == {"fetch_train", "fetch_eval", "fetch_crossmodal", "fetch_scores", "fetch_model", "import_scores"}
+
+
+def test_dvc_reads_of_train_what_the_door_of_an_ablation_reads(checkout: Path) -> None:
+    script = """
+import json
+from dvc.repo import Repo
+with Repo() as repo:
+    stages = [s for s in repo.index.stages if s.name.startswith("ablation_train@")]
+    print(json.dumps({s.name.partition("@")[2]: sorted(p for d in s.params for p in d.params) for s in stages}))
+"""
+    found = yaml.safe_load(
+        subprocess.run([sys.executable, "-c", script], cwd=checkout, text=True, stdout=subprocess.PIPE, check=True).stdout
+    )
+    config, door = load(checkout / "config.yaml"), open_door("ablation_train")
+    assert found == {name: sorted(door.view(config, name).dump()) for name in config.ablations.embedders}
+    read = {key for params in found.values() for key in params}
+    assert read >= {"train.in_batch", "train.hard_negatives", "train.unime_v2"}, "variants of every loss are compared"
 
 
 def test_mining_waits_for_the_judges_that_it_is_told_to_mine_from(checkout: Path) -> None:

@@ -24,6 +24,9 @@ ITEMS = {"id": pl.String, "text": pl.String, "archive": pl.String, "member": pl.
 PAIRS = {"pair": pl.String, "dataset": pl.String, "row": pl.Int64, "query": pl.String, "positive": pl.String}
 """Training pair: `pair` is the content id of (dataset, query, positive); `row` is where the source first has it (for messages)."""
 
+LABELS = {"query": pl.String, "positive": pl.String}
+"""Labelled positive known from training rows that `data.cap` left out; query and positive both stand in PAIRS, but not as a pair."""
+
 TASKS = {"task": pl.String, "row": pl.Int64, "query": pl.String, "candidates": pl.List(pl.String), "right": pl.Int64}
 """Evaluation query: candidates in the source's order (duplicates kept), `right` the index of the right one."""
 

@@ -64,7 +64,14 @@ class Door:
 
     def view(self, whole: config.Config, item: str | None) -> config.View:
         """The part of the configuration that a run for this item may know."""
-        return whole.view(tuple(re.sub(r"\{(key|item)\}", str(item), section) for section in self.sections))
+
+        def value(match: re.Match[str]) -> str:
+            _, _, part = match[1].partition(".")
+            if not part:
+                return str(item)
+            return str(config.at(whole, f"{self.items}.{item}.{part}"))
+
+        return whole.view(tuple(re.sub(r"\{(key|item(?:\.\w+)*)\}", value, section) for section in self.sections))
 
     def paths(self, templates: tuple[str, ...], view: config.View, item: str | None) -> list[Path]:
         """Templates with their placeholders filled."""

@@ -9,10 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unime.backbones import FAMILIES
-from unime.backbones.base import Backbone
 from unime.backbones.files import read_config
-from unime.backbones.qwen2_vl import Qwen2VL
-from unime.prompts import IMAGE_MARK
 
 _OPEN = """\
 import json
@@ -33,62 +30,93 @@ _EMBED = '''
 
 @torch.no_grad()
 def embed(text: str, image: Image.Image | None = None, side: int = 0) -> torch.Tensor:
-    """The item's unit vector (D,); the image stands at {mark} in the text, or first where there is no such mark.
+    """The item's unit vector (D,); the image stands at <|image_1|> in the text, or first where there is no such mark.
 
     `side`: squash the image to a square of so many pixels first, as this model's `train.image_size` and `evaluate.image_size` say.
     """
-    inputs = {{}}
+    inputs = {}
     if image is not None:
         image = image.convert("RGB")
         image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
-        if "{mark}" not in text:
-            text = "{mark}" + text
-{pixels}
-{prompt}
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-    inputs |= {{"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
-{positions}    last = model.model(**inputs).last_hidden_state[0, -1]
-    return torch.nn.functional.normalize(last.float(), dim=-1)
+        if "<|image_1|>" not in text:
+            text = "<|image_1|>" + text
 '''
 
-_PIXELS = {
-    "qwen2_vl": """\
+_PIXELS_QWEN = """\
         inputs = dict(image_processor(images=[image], return_tensors="pt"))
         tokens = int(inputs["image_grid_thw"].prod()) // image_processor.merge_size**2
-""",
-    "llava_onevision": """\
+"""
+
+_PIXELS_LLAVA = """\
         inputs = dict(image_processor(images=[image], return_tensors="pt"))
         inputs = {name: inputs[name] for name in ("pixel_values", "image_sizes")}
         tokens = len(model.model.get_image_features(**inputs, return_dict=True).pooler_output[0])
-""",
-    "internvl": """\
-        inputs = {"pixel_values": image_processor(images=[image], return_tensors="pt", crop_to_patches=True)["pixel_values"]}
-        tokens = len(inputs["pixel_values"]) * model.config.image_seq_length
-""",
-}
-_PIXELS["qwen2_5_vl"] = _PIXELS["qwen2_vl"]
-
-_RAW = """\
-    if image is not None:
-        text = text.replace("{mark}", "{token}" * tokens)
 """
 
-_CHAT = """\
+_PIXELS_INTERNVL = """\
+        inputs = {"pixel_values": image_processor(images=[image], return_tensors="pt", crop_to_patches=True)["pixel_values"]}
+        tokens = len(inputs["pixel_values"]) * model.config.image_seq_length
+"""
+
+_PROMPT_QWEN = """\
+    # Raw text.  A mark without an image is one image token, as in training: a word without pixels.
+    text = text.replace("<|image_1|>", "<|image_pad|>" * (tokens if image is not None else 1))
+"""
+
+_TURN = """\
     # One user turn of the chat template, which says where images stand and what is around them.
-    before, _, after = text.partition("{mark}")
-    parts = [{{"type": "text", "text": before.strip()}}, {{"type": "image"}}, {{"type": "text", "text": after.strip()}}]
-    parts = [part for part in parts if part.get("text") or part["type"] == "image" and image is not None]
-    template = tokenizer.chat_template or json.loads(Path(folder, "chat_template.json").read_text())["chat_template"]
-    turn = [{{"role": "user", "content": parts}}]
-    text = tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
     if image is not None:
-        text = text.replace("{token}", {around})
+        before, _, after = text.partition("<|image_1|>")
+        parts = [{"type": "text", "text": before.strip()}, {"type": "image"}, {"type": "text", "text": after.strip()}]
+        parts = [part for part in parts if part["type"] == "image" or part["text"]]
+        if len(parts) == 1:
+            parts.append({"type": "text", "text": ""})  # as in training: an empty text follows an image that is alone
+    else:  # nothing stands for a mark without an image
+        text = text.replace("<|image_1|>\\n", "").replace("<|image_1|>", "")
+        parts = [{"type": "text", "text": text.strip()}]
+    template = tokenizer.chat_template or json.loads(Path(folder, "chat_template.json").read_text())["chat_template"]
+    turn = [{"role": "user", "content": parts}]
+    text = tokenizer.apply_chat_template(turn, chat_template=template, tokenize=False, add_generation_prompt=True)
+"""
+
+_PROMPT_LLAVA = (
+    _TURN
+    + """\
+    if image is not None:
+        text = text.replace("<image>", "<image>" * tokens)
+"""
+)
+
+_PROMPT_INTERNVL = (
+    _TURN
+    + """\
+    if image is not None:
+        text = text.replace("<IMG_CONTEXT>", "<img>" + "<IMG_CONTEXT>" * tokens + "</img>")
+"""
+)
+
+_IDS = """\
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 """
 
 _PLAIN = """\
     # The model was trained with plain positions: no vision start stands before the image.  transformers would count in two dimensions.
     inputs["position_ids"] = torch.arange(ids.shape[1]).expand(3, 1, -1)
 """
+
+_VECTOR = """\
+    last = model.model(**inputs).last_hidden_state[0, -1]
+    return torch.nn.functional.normalize(last.float(), dim=-1)
+"""
+
+_BODIES = {
+    "qwen2_vl": _EMBED + _PIXELS_QWEN + _PROMPT_QWEN + _IDS + _PLAIN + _VECTOR,
+    "qwen2_5_vl": _EMBED + _PIXELS_QWEN + _PROMPT_QWEN + _IDS + _PLAIN + _VECTOR,
+    "llava_onevision": _EMBED + _PIXELS_LLAVA + _PROMPT_LLAVA + _IDS + _VECTOR,
+    "internvl": _EMBED + _PIXELS_INTERNVL + _PROMPT_INTERNVL + _IDS + _VECTOR,
+}
+"""The function `embed` of each family, by model_type.  Tokens and marks stand in it as a reader of the card needs them."""
 
 
 def embedding(folder: str | Path) -> str:
@@ -98,24 +126,7 @@ def embedding(folder: str | Path) -> str:
     """
     kind = read_config(Path(folder))["model_type"]
     family = FAMILIES[kind]
-    code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__)
-    code += _EMBED.format(
-        mark=IMAGE_MARK,
-        pixels=_PIXELS[kind].rstrip("\n"),
-        prompt=_prompt(family).rstrip("\n"),
-        positions=_PLAIN if issubclass(family, Qwen2VL) else "",
-    )
+    code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__) + _BODIES[kind]
     if not family.CHAT_ITEMS:
         code = code.removeprefix("import json\nfrom pathlib import Path\n\n")
     return f"```python\n{code}```"
-
-
-def _prompt(family: type[Backbone]) -> str:
-    """The lines that write the item as the family's embedder reads it, its image token once per visual token."""
-    if not family.CHAT_ITEMS:
-        return _RAW.format(mark=IMAGE_MARK, token=family.IMAGE_TOKEN)
-    before, after = family.IMAGE_TEXT.split("{}")
-    around = f'"{family.IMAGE_TOKEN}" * tokens'
-    if before or after:
-        around = f'"{before}" + {around} + "{after}"'
-    return _CHAT.format(mark=IMAGE_MARK, token=family.IMAGE_TOKEN, around=around)

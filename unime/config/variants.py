@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unime.config.types import Name, Section, nearest
 
@@ -18,12 +18,19 @@ class Variant(Section):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, protected_namespaces=())
 
     loss: Literal["unime_v2", "hard_negatives", "in_batch"] = Field(
-        default="unime_v2", description="how it is trained, and which section of train it starts from"
+        description="how it is trained, and which section of train it starts from; no default, because DVC reads it from the file"
     )
     source: str = Field(
         description="judge, or a name of judge.models, judge.means, fetch.scores or mine.rules: whose negatives.  in_batch reads none, but "
         "its stage depends on these too"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_its_loss(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "loss" not in values:
+            raise ValueError("loss is missing; write loss: unime_v2, loss: hard_negatives or loss: in_batch")
+        return values
 
     @property
     def changes(self) -> dict[str, Any]:

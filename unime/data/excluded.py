@@ -1,6 +1,7 @@
 """Which candidates of a set may never be shown as negatives of a query.
 
 1. All its labelled positives: a query (equal content is an equal id) may stand in several pairs, and each pair's positive answers it.
+   LABELS has those of rows that `data.cap` left out.
 2. The query itself: the candidate of its own id, and every candidate that holds the query's picture.  An instruction in the query's text
    makes another item of it ("Find a picture like this." and a picture), so the id alone would not find the picture among the candidates.
    Where a labelled positive of the query holds the query's picture too, the picture tells candidates of this query apart no more (what is
@@ -79,7 +80,24 @@ class Excluded(NamedTuple):
         return by_id | (self.candidate_image[positions] == self.query_image[queries][:, None])
 
 
-def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
+def with_labels(
+    queries: pl.Series, pool: pl.Series, query: np.ndarray, positive: np.ndarray, labels: pl.DataFrame | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (query, positive) of all pairs, then those of the table LABELS, each (m,) int64, as `Excluded.of` takes them.
+
+    A number is the place of an id among the distinct `queries` (Q,) or in the `pool` (P,); labels of other ids are left out.
+    """
+    if labels is None or labels.is_empty():
+        return query, positive
+    places = labels
+    for side, ids in (("query", queries), ("positive", pool)):
+        place = pl.DataFrame({side: ids}).with_row_index(f"{side}_place")
+        places = places.join(place, on=side)
+    more_queries, more_positives = (places[f"{side}_place"].to_numpy().astype(np.int64) for side in ("query", "positive"))
+    return np.concatenate([query, more_queries]), np.concatenate([positive, more_positives])
+
+
+def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None, labels: pl.DataFrame | None = None) -> np.ndarray:
     """How many candidates of its set are barred for each of one set's PAIRS, (n,) int64; see `Excluded.of`."""
     pool = pairs["positive"].unique().sort()
     queries = pairs["query"].unique().sort()
@@ -87,7 +105,7 @@ def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None) -> np.ndarray:
     position = {id: place for place, id in enumerate(pool)}
     query = np.array([number[id] for id in pairs["query"]], dtype=np.int64)
     positive = np.array([position[id] for id in pairs["positive"]], dtype=np.int64)
-    return Excluded.of(queries, pool, query, positive, items).counts[query]
+    return Excluded.of(queries, pool, *with_labels(queries, pool, query, positive, labels), items).counts[query]
 
 
 def _images(ids: pl.Series, items: pl.DataFrame | None, absent: int) -> np.ndarray:

@@ -28,8 +28,11 @@ _EVAL = {"qry_text": "query_text", "qry_img_path": "query_path", "tgt_text": "te
 
 def read_train(
     root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any, image_marks: str = "public"
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report); see `tables.pairs`.  Raises DataError, ArchiveError."""
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
+    """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS); see `tables.pairs`.
+
+    Raises DataError, ArchiveError.
+    """
     folder = Path(root) / "train"
     frame = _read(folder, name, instructions, dict.fromkeys(_TRAIN, pl.String), _TRAIN)
     rules = Rules.published(image_marks)

@@ -51,8 +51,11 @@ def published(file: Path) -> bool:
 
 def read_train(
     root: str, name: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report); see `tables.pairs`.  Raises DataError, ArchiveError."""
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
+    """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS); see `tables.pairs`.
+
+    Raises DataError, ArchiveError.
+    """
     folder = Path(root) / "train" / name
     rows = (
         {**place, "wrong": wrong, "query_text": row[0], "query_path": row[1], "positive_text": row[2], "positive_path": row[3]}

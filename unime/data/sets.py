@@ -13,8 +13,8 @@ from unime.data.rows import DataError
 
 def read_train(
     root: str, name: str, instructions: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any, image_marks: str = "public"
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """`<root>/train/<name>` as (ITEMS, PAIRS, report).
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
+    """`<root>/train/<name>` as (ITEMS, PAIRS, report, LABELS).
 
     `instructions` and `image_marks` are for MMEB's format only.  Raises DataError, ArchiveError.
     """

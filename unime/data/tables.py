@@ -49,16 +49,18 @@ def pairs(
     bad_rows: str,
     job: Any,
     rules: Rules = STRICT,
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
-    """Rows TRAIN of one set as (ITEMS sorted by id, PAIRS in the order of rows, report).
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
+    """Rows TRAIN of one set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS of the rows that were not drawn).
 
     Of a set with more than `cap` rows, `cap` are drawn with the seed and the set's name.  Bad rows are left out and listed, or fatal
     where `bad_rows` is `fail`; `rules` say what a text may be.  Raises DataError, ArchiveError.
     """
     total = len(frame)
-    frame = _draw(frame, name, cap, seed)
     for side in ("query", "positive"):
         frame = rules.applied(frame, f"{side}_text", f"{side}_path")
+    every_row = frame
+    frame = _draw(every_row, name, cap, seed)
+    undrawn = every_row.join(frame.select("index"), on="index", how="anti")
     sides = pl.concat([frame.select(text=f"{side}_text", path=f"{side}_path") for side in ("query", "positive")])
     identified = rows.identify(sides, shelf, max_pixels, job.threads, job.track, f"{name}: images", rules)
     for side in ("query", "positive"):
@@ -95,7 +97,22 @@ def pairs(
         "resource_forks": forks(items),
         "left_out": rows.left_out(bad),
     }
-    return items, table, report
+    labels = _labels(undrawn, identified, table)
+    return items, table, report | {"labels_not_drawn": len(labels)}, labels
+
+
+def _labels(undrawn: pl.DataFrame, identified: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """LABELS: rows that were not drawn, whose query and positive (text and image path) both stand in PAIRS `table`, each once, sorted.
+
+    Images of rows that were not drawn are never read, so a row that names an equal image by another path is not recognised.
+    """
+    found = undrawn.filter(pl.col("wrong").is_null())
+    for side in ("query", "positive"):
+        used = identified.join(table.select(id=side).unique(), on="id", how="semi")
+        keys = used.select(pl.col("text").alias(f"{side}_text"), pl.col("path").alias(f"{side}_path"), pl.col("id").alias(side))
+        found = found.join(keys, on=[f"{side}_text", f"{side}_path"])
+    labels = found.select(list(artifacts.LABELS)).unique()
+    return labels.join(table, on=["query", "positive"], how="anti").sort("query", "positive")
 
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:

@@ -16,11 +16,12 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     assert job.item is not None
     data, folder = config.data, inputs[0] / job.item
-    items, pairs, report = sets.read_train(
+    items, pairs, report, labels = sets.read_train(
         data.root, job.item, data.instructions, data.cap, config.seed, data.max_pixels, data.bad_rows, job, data.image_marks
     )
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, outputs[0] / "pairs.parquet", artifacts.PAIRS)
+    artifacts.write_table(labels, outputs[0] / "labels.parquet", artifacts.LABELS)
     artifacts.write_json(report | source(folder), outputs[0] / "report.json")
     truth = folder / "truth.parquet"  # the embedded suite's: what every item shows
     if truth.exists():

@@ -76,7 +76,8 @@ def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
         if (root / name / "pairs.parquet").exists():
             pairs = artifacts.read_table(root / name / "pairs.parquet", artifacts.PAIRS)
             items = artifacts.read_table(root / name / "items.parquet", artifacts.ITEMS)
-            barred = counts_of(pairs, items)
+            labels = artifacts.read_table(root / name / "labels.parquet", artifacts.LABELS)
+            barred = counts_of(pairs, items, labels)
             found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True, barred))
         else:
             found.append(Set(name, most, 2 * most, most, most, False))

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
-from unime.data.excluded import Excluded
+from unime.data.excluded import Excluded, with_labels
 from unime.retrieve.approximate import Approximate
 from unime.retrieve.search import Exact, gathered, products
 
@@ -29,6 +29,7 @@ def retrieve(
     k: int,
     delta: float | None,
     items: pl.DataFrame | None = None,
+    labels: pl.DataFrame | None = None,
     index: str = "exact",
     effort: int = 0,
     threads: int = 1,
@@ -36,8 +37,9 @@ def retrieve(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables HITS (pairs in the order of `pairs`, then rank) and POOLS (one row a pair).
 
-    The pool is the data set's distinct positives.  Left out are all labelled positives of the pair's query (its own and those of the
-    query's other pairs; equal content is an equal id), the query itself, and with `delta` every candidate with similarity >= delta.
+    The pool is the data set's distinct positives.  Left out are all labelled positives of the pair's query (its own, those of the
+    query's other pairs, and those in the table LABELS; equal content is an equal id), the query itself, and with `delta` every candidate
+    with similarity >= delta.
     `unime.data.excluded` says which candidates are the query itself; `items` is the table ITEMS, which knows the pictures.  All pairs of
     a query have the same hits.
 
@@ -50,7 +52,7 @@ def retrieve(
     hits, pools = [pl.DataFrame(schema=artifacts.HITS)], [pl.DataFrame(schema=artifacts.POOLS)]
     names = pairs["dataset"].unique(maintain_order=True).to_list()
     for name in track(names, len(names), "retrieve"):
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
+        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, labels, name)
         taken = _Taken.of(len(one.queries), k, delta)
         exactly = np.ones(len(one.queries), dtype=bool)
         if index != "exact":
@@ -75,11 +77,12 @@ def recall(
     delta: float | None,
     sample: int,
     items: pl.DataFrame | None = None,
+    labels: pl.DataFrame | None = None,
 ) -> dict[str, float]:
     """Of each data set the share of the exact best k candidates that `hits` has, over `sample` of its pairs; see `retrieve`."""
     row, shares = _index(ids, vectors), {}
     for name in pairs["dataset"].unique(maintain_order=True).to_list():
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, name)
+        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, labels, name)
         drawn = np.sort(np.random.default_rng(0).permutation(len(one.pairs))[:sample])
         queries = np.unique(one.query[drawn])
         taken = _Taken.of(len(one.queries), k, delta)
@@ -125,12 +128,13 @@ class _Set(NamedTuple):
     excluded: Excluded
 
     @staticmethod
-    def of(pairs: pl.DataFrame, row: dict[str, int], items: pl.DataFrame | None, name: str) -> _Set:
+    def of(pairs: pl.DataFrame, row: dict[str, int], items: pl.DataFrame | None, labels: pl.DataFrame | None, name: str) -> _Set:
         pool = pairs["positive"].unique().sort()
         at = {id: position for position, id in enumerate(pool)}
         positive = np.array([at[id] for id in pairs["positive"]], dtype=np.int64)
         queries, first, query = np.unique(_rows(pairs["query"], row, name), return_index=True, return_inverse=True)
-        excluded = Excluded.of(pairs["query"].gather(first), pool, query, positive, items)
+        ids = pairs["query"].gather(first)
+        excluded = Excluded.of(ids, pool, *with_labels(ids, pool, query, positive, labels), items)
         return _Set(pairs, pool, _rows(pool, row, name), positive, queries, query, excluded)
 
     def search(self, search: Exact | Approximate, taken: _Taken, vectors: np.ndarray, chosen: np.ndarray) -> None:
