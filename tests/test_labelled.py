@@ -323,6 +323,32 @@ def test_recall_and_an_index_leave_out_what_the_exact_search_leaves_out(kind: st
 # Tables of an older retrieve stage
 
 
+def test_a_rule_and_a_further_judge_report_what_they_dropped_beside_each_mined_table(tmp_path: Path) -> None:
+    pairs = table({"A": [("q", "p1"), ("q", "p2"), ("r", "p3")]})
+    old = {"A-0": ["p2", "p3"], "A-1": ["p3", "q", "p1"], "A-2": ["p1", "p2"]}  # three of these are positives of q, or q itself
+    rows = [(pair, candidate, rank, 0.5) for pair, row in old.items() for rank, candidate in enumerate(row)]
+    hits = pl.DataFrame(rows, schema=artifacts.HITS, orient="row")
+    pools = pl.DataFrame([(pair, 2, 0, 0, 0, 0.6) for pair in old], schema=artifacts.POOLS, orient="row")
+    judged = [(pair, candidate, False, 0.0, 0.0, 0.1) for pair, candidate, _, _ in rows]
+    judged += [(pair, positive, True, 0.0, 0.0, 0.9) for pair, positive in pairs.select("pair", "positive").rows()]
+    artifacts.write_table(pairs, tmp_path / "data/A/pairs.parquet", artifacts.PAIRS)
+    artifacts.write_table(hits, tmp_path / "retrieved/A/hits.parquet", artifacts.HITS)
+    artifacts.write_table(pools, tmp_path / "retrieved/A/pools.parquet", artifacts.POOLS)
+    judgements = pl.DataFrame(judged, schema=artifacts.JUDGEMENTS, orient="row")
+    artifacts.write_table(judgements, tmp_path / "judged/A/judgements.parquet", artifacts.JUDGEMENTS)
+
+    rules = {"near": Rule(rule="margin", margin=0.2)}
+    mining = SimpleNamespace(rules=rules, beta=0.01, negatives=2, interval=5, order="similarity")
+    config: Any = SimpleNamespace(seed=42, data=SimpleNamespace(train_sets=["A"]), mine=mining)
+    inputs = [tmp_path / name for name in ("data", "retrieved", "judged")]
+    for stage, item, places, false in (("mine_rule", "near", inputs[:2], 4), ("mine_more", "other", inputs, 0)):
+        out = tmp_path / stage
+        open_door(stage).run(config, Job(item, 1, tmp_path, logging.getLogger("test")), places, [out])
+        report = artifacts.read_json(out / "A/report.json")
+        assert (out / "A/mined.parquet").exists()
+        assert (report["labelled"], report["candidates"], report["false"], report["mined"]) == (3, 4, false, 3), stage
+
+
 def test_mining_drops_labelled_positives_of_an_older_retrieve_stage_and_counts_them() -> None:
     pairs = table({"A": [("q", "p1"), ("q", "p2"), ("r", "p3")], "B": [("q", "p4"), ("s", "p1")]})
     old = {"A-0": ["p2", "p3"], "A-1": ["p3", "q", "p1"], "A-2": ["p1", "p2"], "B-0": ["p1"], "B-1": ["p4"]}

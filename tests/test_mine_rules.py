@@ -129,16 +129,18 @@ def test_a_random_draw_depends_on_the_seed_and_the_pair_alone() -> None:
     assert abs(counts - 400).max() < 5 * (2000 * 0.2 * 0.8) ** 0.5, "every candidate is as likely as another"
 
 
-def test_top_k_takes_what_a_judge_takes_who_drops_nothing() -> None:
+def test_top_k_takes_what_a_judge_takes_who_drops_nothing_and_takes_by_similarity() -> None:
     rows, positives = drawn(3, 100)
     pairs, hits, pools = tables(rows, positives)
-    judged = hits.select("pair", "candidate", positive=pl.lit(False), score=pl.lit(0.0))
+    judged = hits.select("pair", "candidate", positive=pl.lit(False), score=pl.col("rank").cast(pl.Float64) / 100)
     own = pairs.select("pair", candidate="positive", positive=pl.lit(True), score=pl.lit(1.0))
     judged = pl.concat([judged, own]).with_columns(yes=pl.lit(0.0, pl.Float32), no=pl.lit(0.0, pl.Float32))
     judged = judged.select(list(artifacts.JUDGEMENTS))
     by_judge, _ = mine(pairs, hits, judged, beta=0.01, order="similarity", **WAYS)
     by_rule, _ = mine_by_rule(pairs, hits, pools, RULES["top_k"], **WAYS)
     assert by_rule.drop("sigma", "scores").equals(by_judge.drop("sigma", "scores")) and len(by_rule) > 80
+    by_score, _ = mine(pairs, hits, judged, beta=0.01, order="score", **WAYS)
+    assert not by_rule.drop("sigma", "scores").equals(by_score.drop("sigma", "scores")), "a rule knows no scores to order by"
 
 
 def test_a_table_without_hits_or_without_the_positives_similarity() -> None:

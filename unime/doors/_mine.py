@@ -27,6 +27,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
             seed=config.seed,
         )
         artifacts.write_table(mined, outputs[0] / name / "mined.parquet", artifacts.MINED)
+        artifacts.write_json(report, outputs[0] / name / "report.json")
         false, candidates = false + report["false"], candidates + report["candidates"]
     return f"{false:,} of {candidates:,} candidates dropped as false negatives"
 

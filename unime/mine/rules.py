@@ -6,8 +6,9 @@
     percent   those with similarity < share x the positive's (NV-Retriever's TopK-PercPos, where share is 0.95)
 
 What is left is taken as the judge's rule takes it (`unime.mine`, steps 2 to 4: every interval-th, repeated where too few are left, drawn
-from all where none is left), so that two mined tables differ by what was dropped alone.  NV-Retriever takes the first ones: interval 1.
-`random` takes the first ones of a seeded order.
+from all where none is left).  With `mine.order: similarity` the tables of `top_k`, `margin` and `percent` therefore differ from the
+judge's, and from each other, by what was dropped alone.  They do not with `mine.order: score`, as a rule has no scores to order by, nor
+with an `interval` of the rule's own (NV-Retriever takes the first ones: interval 1); `random` takes the first ones of a seeded order.
 
 Similarities are the base embedder's: those of the hits and of the pair's own positive (POOLS), computed alike by the retrieve stage.
 Nobody judged, so `sigma` and `scores` of the mined table are null.  No torch.
