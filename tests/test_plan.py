@@ -168,13 +168,17 @@ def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, mo
     assert (sum(len(one.spans) for one in packed) > asking) == (budget == 100), "a small budget cuts groups, a large one none"
 
 
-@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
-def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked, nano: Path, tmp_path: Path, kind: str) -> None:
-    plan = estimate(run, asked)
-    work = next(one for one in plan.work if one.stage == f"train_{kind}")
-    load, settings, rows = plan._load(work), getattr(asked.train, kind), plan._table(kind)
-    backbone = backbones.load(nano, models=asked.models, train=True)
-    backbone.add_lora(settings.lora if kind == "reranker" else asked.train.lora, 1)
+def with_training(config, kind: str, **changes):
+    """The configuration with other values in the section train.<kind>."""
+    section = getattr(config.train, kind).model_copy(update=changes)
+    return config.model_copy(update={"train": config.train.model_copy(update={kind: section})})
+
+
+def trained(run: Path, config, nano: Path, folder: Path, kind: str) -> tuple[int, int]:
+    """Tokens that all forward passes of a training are given, and the items that its log counts."""
+    settings, rows = getattr(config.train, kind), estimate(run, config)._table(kind)
+    backbone = backbones.load(nano, models=config.models, train=True)
+    backbone.add_lora(settings.lora if kind == "reranker" else config.train.lora, 1)
     made, collate = [], backbone.collate
 
     def counted(items, answers=None, side="left"):
@@ -184,12 +188,50 @@ def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked,
 
     backbone.collate = counted
     accelerator, items = accelerator_for(backbone), Items.of_sets(run / counts.TRAIN, SETS, 10**6)
-    trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, asked.seed, accelerator)
-    log = fit(backbone, settings, len(rows), asked.seed, dataclasses.replace(job(tmp_path), scratch=tmp_path), accelerator, trainer)
-    assert log[-1]["items"] == work.count
-    twice = 2 if kind == "in_batch" and 2 * settings.batch > settings.micro else 1
-    assert twice == 1, "GradCache would pass each item twice"
-    assert load.tokens == sum(made) and batch_at(2, len(rows), 8, 42).epoch == 0
+    trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, config.seed, accelerator)
+    log = fit(backbone, settings, len(rows), config.seed, dataclasses.replace(job(folder), scratch=folder), accelerator, trainer)
+    assert batch_at(2, len(rows), settings.batch, 42).epoch == 0
+    return sum(made), log[-1]["items"]
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
+def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked, nano: Path, tmp_path: Path, kind: str) -> None:
+    plan = estimate(run, asked)
+    work = next(one for one in plan.work if one.stage == f"train_{kind}")
+    settings = getattr(asked.train, kind)
+    assert kind != "in_batch" or 2 * settings.batch == settings.micro, "GradCache would pass each item twice"
+    assert trained(run, asked, nano, tmp_path, kind) == (plan._load(work).tokens, work.count)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("in_batch", {"batch": 16, "micro": 4}),
+        ("unime_v2", {"in_batch_negatives": True, "micro": 2}),
+    ],
+)
+def test_a_coupled_loss_embeds_the_distinct_items_of_each_micro_batch(
+    run: Path, asked, nano: Path, tmp_path: Path, kind: str, changes: dict
+) -> None:
+    """Micro-batches of two queries, each of which GradCache passes twice."""
+    cut, whole = with_training(asked, kind, **changes), with_training(asked, kind, **changes | {"micro": 32})
+    loads = []
+    for config in (cut, whole):
+        plan = estimate(run, config)
+        loads.append(plan._load(next(one for one in plan.work if one.stage == f"train_{kind}")))
+    assert loads[0].tokens > loads[1].tokens, "no item is in two micro-batches of a batch"
+    assert trained(run, cut, nano, tmp_path, kind)[0] == 2 * loads[0].tokens
+
+
+def test_two_trainings_share_a_rate_only_where_both_or_neither_is_coupled(run: Path, asked) -> None:
+    def keys(config) -> tuple:
+        plan = estimate(run, config)
+        return plan._key("train_hard_negatives"), plan._key("train_unime_v2")
+
+    first, second = keys(asked)
+    assert first == second
+    first, second = keys(with_training(asked, "unime_v2", in_batch_negatives=True))
+    assert first != second
 
 
 def test_tokens_of_items_and_lists_are_their_prompts(run: Path, asked, nano: Path) -> None:

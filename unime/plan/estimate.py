@@ -207,7 +207,7 @@ class Estimate:
             return ("embed", *self.models[stage])
         if stage in ("train_hard_negatives", "train_unime_v2"):
             settings = getattr(self.config.train, stage.removeprefix("train_"))
-            return "mined", settings.micro, settings.batch, settings.negatives
+            return "mined", settings.micro, settings.batch, settings.negatives, settings.in_batch_negatives
         return "lists" if stage.endswith("_reranker") and not stage.startswith("train") else stage
 
     def _measure(self, stage: str, seconds: float) -> None:

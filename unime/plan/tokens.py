@@ -224,10 +224,10 @@ def of_batch(one: Any, rows: Sequence[int], epoch: int, micro: int, length: Any)
         turns = [turn for row in rows for turn in one.turns(row, epoch)]
         tokens = sum(one.backbone.length(one.prompt(turn)) + ending(one.backbone, turn.answer) for turn in turns)
         return tokens, [id for turn in turns for id in (turn.query, *turn.candidates)]
-    if isinstance(one, Coupled):  # the whole batch is one set of distinct items
-        parts = [{id for row in rows for id in one.items[row]}]
-    else:
-        parts = [{id for row in rows[at : at + micro] for id in one.items[row]} for at in range(0, len(rows), micro)]
+    size = one.micro if isinstance(one, Coupled) else micro  # queries of a micro-batch; train.in_batch.micro counts items
+    parts = []  # an item is embedded once a micro-batch, not once a batch
+    for start in range(0, len(rows), size):
+        parts.append({id for row in rows[start : start + size] for id in one.items[row]})
     return sum(length(id) for part in parts for id in part), [id for part in parts for id in part]
 
 
