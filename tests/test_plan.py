@@ -20,11 +20,11 @@ from unime.__main__ import main
 from unime.data import captions, sets
 from unime.data.excluded import Excluded
 from unime.data.items import Items
-from unime.evaluate import crossmodal, rank
+from unime.evaluate import crossmodal, rank, rerank
 from unime.job import Job
 from unime.judge import judge, shared_prefix, transformers_backend
 from unime.mine import mine
-from unime.plan import counts, rates, table, tokens
+from unime.plan import counts, lists, rates, table, tokens
 from unime.plan.estimate import Estimate, Options
 from unime.train.data import Shown, batch_at
 from unime.train.loop import accelerator_for, fit
@@ -145,19 +145,28 @@ def test_bounds_of_the_embedded_suite_hold(run: Path, values: dict, tmp_path: Pa
         assert bound.counted == bound.stage.startswith("train_")
 
 
-@pytest.mark.parametrize("budget", [8192, 100])
-def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, monkeypatch, budget: int) -> None:
-    engine = asked.judge.transformers.model_copy(update={"batch_tokens": budget})
-    one = asked.model_copy(update={"judge": asked.judge.model_copy(update={"transformers": engine})})
-    found = estimate(run, one)
-    load = found._load(next(work for work in found.work if work.stage == "judge"))
+def with_judge(config, form: str, budget: int):
+    """The configuration with another prompt format of the judge, and other tokens of a forward pass."""
+    engine = config.judge.transformers.model_copy(update={"batch_tokens": budget})
+    return config.model_copy(update={"judge": config.judge.model_copy(update={"transformers": engine, "prompt": form})})
+
+
+def load_of(plan: Estimate, stage: str) -> tokens.Load:
+    return plan._load(next(work for work in plan.work if work.stage == stage))
+
+
+@pytest.mark.parametrize(("form", "budget"), [("unime", 8192), ("unime", 100), ("public", 8192)])
+def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, monkeypatch, form: str, budget: int) -> None:
+    load = load_of(estimate(run, with_judge(asked, form, budget)), "judge")
+    if form != "unime":
+        assert load.tokens != load_of(estimate(run, with_judge(asked, "unime", budget)), "judge").tokens
     packed, pack = [], shared_prefix.pack
     monkeypatch.setattr(shared_prefix, "pack", lambda *some: packed.append(pack(*some)) or packed[-1])
     monkeypatch.setattr(shared_prefix, "last_hidden", lambda some, backbone: torch.zeros(len(some.last), backbone.head.weight.shape[1]))
     backbone, plain, asking = backbones.load(nano, models=asked.models), 0, 0
     for name in SETS:
         items = Items.open(run / "results/data/train" / name, 10**6)
-        engine = transformers_backend.TransformersJudge(backbone, items, budget)
+        engine = transformers_backend.TransformersJudge(backbone, items, budget, form)
         pairs, hits = of_set(run, name)
         shards = tokens.shards_of(tokens.asked(pairs, hits, K, 10**6), 10)
         asking += sum(map(len, shards))
@@ -169,13 +178,17 @@ def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, mo
     assert (sum(len(one.spans) for one in packed) > asking) == (budget == 100), "a small budget cuts groups, a large one none"
 
 
-@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
-def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked, nano: Path, tmp_path: Path, kind: str) -> None:
-    plan = estimate(run, asked)
-    work = next(one for one in plan.work if one.stage == f"train_{kind}")
-    load, settings, rows = plan._load(work), getattr(asked.train, kind), plan._table(kind)
-    backbone = backbones.load(nano, models=asked.models, train=True)
-    backbone.add_lora(settings.lora if kind == "reranker" else asked.train.lora, 1)
+def with_training(config, kind: str, **changes):
+    """The configuration with other values in the section train.<kind>."""
+    section = getattr(config.train, kind).model_copy(update=changes)
+    return config.model_copy(update={"train": config.train.model_copy(update={kind: section})})
+
+
+def trained(run: Path, config, nano: Path, folder: Path, kind: str) -> tuple[int, int]:
+    """Tokens that all forward passes of a training are given, and the items that its log counts."""
+    settings, rows = getattr(config.train, kind), estimate(run, config)._table(kind)
+    backbone = backbones.load(nano, models=config.models, train=True)
+    backbone.add_lora(settings.lora if kind == "reranker" else config.train.lora, 1)
     made, collate = [], backbone.collate
 
     def counted(items, answers=None, side="left"):
@@ -185,15 +198,162 @@ def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked,
 
     backbone.collate = counted
     accelerator, items = accelerator_for(backbone), Items.of_sets(run / counts.TRAIN, SETS, 10**6)
-    trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, asked.seed, accelerator)
-    log = fit(backbone, settings, len(rows), asked.seed, dataclasses.replace(job(tmp_path), scratch=tmp_path), accelerator, trainer)
-    assert log[-1]["items"] == work.count
-    twice = 2 if kind == "in_batch" and 2 * settings.batch > settings.micro else 1
-    assert twice == 1, "GradCache would pass each item twice"
-    assert load.tokens == sum(made) and batch_at(2, len(rows), 8, 42).epoch == 0
+    trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, config.seed, accelerator)
+    log = fit(backbone, settings, len(rows), config.seed, dataclasses.replace(job(folder), scratch=folder), accelerator, trainer)
+    assert batch_at(2, len(rows), settings.batch, 42).epoch == 0
+    return sum(made), log[-1]["items"]
 
 
-def test_tokens_of_items_and_lists_are_their_prompts(run: Path, asked, nano: Path) -> None:
+@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
+def test_items_and_tokens_of_a_training_are_those_of_its_steps(run: Path, asked, nano: Path, tmp_path: Path, kind: str) -> None:
+    plan = estimate(run, asked)
+    work = next(one for one in plan.work if one.stage == f"train_{kind}")
+    settings = getattr(asked.train, kind)
+    assert kind != "in_batch" or 2 * settings.batch == settings.micro, "GradCache would pass each item twice"
+    assert trained(run, asked, nano, tmp_path, kind) == (plan._load(work).tokens, work.count)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("in_batch", {"batch": 16, "micro": 4, "steps": 1}),
+        ("unime_v2", {"in_batch_negatives": True, "micro": 2, "steps": 1}),
+    ],
+)
+def test_a_coupled_loss_embeds_the_distinct_items_of_each_micro_batch(
+    run: Path, asked, nano: Path, tmp_path: Path, kind: str, changes: dict
+) -> None:
+    """Micro-batches of two queries, each of which GradCache passes twice."""
+    cut, whole = with_training(asked, kind, **changes), with_training(asked, kind, **changes | {"micro": 32})
+    loads = []
+    for config in (cut, whole):
+        plan = estimate(run, config)
+        loads.append(plan._load(next(one for one in plan.work if one.stage == f"train_{kind}")))
+    assert loads[0].tokens > loads[1].tokens, "no item is in two micro-batches of a batch"
+    assert trained(run, cut, nano, tmp_path, kind)[0] == 2 * loads[0].tokens
+
+
+def test_two_trainings_share_a_rate_only_where_both_or_neither_is_coupled(run: Path, asked) -> None:
+    def keys(config) -> tuple:
+        plan = estimate(run, config)
+        return plan._key("train_hard_negatives"), plan._key("train_unime_v2")
+
+    first, second = keys(asked)
+    assert first == second
+    first, second = keys(with_training(asked, "unime_v2", in_batch_negatives=True))
+    assert first != second
+
+
+@pytest.mark.parametrize("form", ["unime", "public"])
+@pytest.mark.parametrize("mode", ["likelihood", "generate", "pairwise"])
+def test_tokens_of_the_reranker_are_what_it_reads(run: Path, asked, nano: Path, monkeypatch, mode: str, form: str) -> None:
+    """In each mode and prompt format: the prompts that are encoded, and behind a list all answers, or one."""
+    sizes, backbone = estimate(run, asked).sizes("evaluate_reranker"), backbones.load(nano, models=asked.models)
+    rows = lists.of_folder(run / "results/data/eval/NanoColor", 2, 5)
+    counted = {
+        (way, words): sum(lists.read(sizes, query, shown, way, words) for query, shown in rows)
+        for way in ("likelihood", "generate", "pairwise")
+        for words in ("unime", "public")
+    }
+    assert len(set(counted.values())) == len(counted), "each mode and format has its own tokens"
+    read, encode = [], backbone.encode
+    monkeypatch.setattr(backbone, "encode", lambda prompt: read.append(encode(prompt)) or read[-1])
+    given = rerank.Lists(backbone, sizes.items, [query for query, _ in rows], [shown for _, shown in rows], form)
+    rerank.reader(mode)(given, range(len(rows)), 8192)
+    answers = [[len(told) for told in rerank.answer_tokens(backbone, len(shown))] for _, shown in rows]
+    behind = {"likelihood": sum(map(sum, answers)), "generate": sum(map(max, answers)), "pairwise": 0}
+    assert len(read) == (sum(len(shown) for _, shown in rows) if mode == "pairwise" else len(rows))
+    assert counted[mode, form] == sum(len(one.ids) for one in read) + behind[mode]
+
+
+def with_reranker(config, listed: str, captions: str, form: str = "unime"):
+    """The configuration with other modes of the reranker (of lists, and of an image's two captions) and another prompt format."""
+    config = with_training(config, "reranker", prompt=form)
+    evaluate = config.evaluate.model_copy(update={"rerank_mode": listed, "compositional_rerank": captions})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
+@pytest.mark.parametrize(
+    ("listed", "captions", "modes", "texts"),
+    [
+        ("likelihood", "pairwise", {"likelihood", "pairwise"}, ["queries, listwise", "queries, partly pairwise"]),
+        ("likelihood", "listwise", {"likelihood"}, ["queries, listwise", "queries, listwise"]),
+        ("generate", "listwise", {"generate"}, ["queries, listwise", "queries, listwise"]),
+        ("pairwise", "listwise", {"pairwise"}, ["queries, pairwise", "queries, pairwise"]),
+    ],
+)
+def test_each_column_is_counted_in_its_own_mode(run: Path, asked, listed: str, captions: str, modes: set, texts: list) -> None:
+    plan = estimate(run, with_reranker(asked, listed, captions))
+    assert [work.what for work in plan.work if work.stage in ("evaluate_reranker", "crossmodal_reranker")] == texts
+    load, sizes = load_of(plan, "crossmodal_reranker"), plan.sizes("crossmodal_reranker")
+    assert set(load.by_mode) == modes and sum(load.by_mode.values()) == pytest.approx(load.tokens)
+    whole = dict.fromkeys(modes, 0.0)
+    for name in COLUMNS:
+        mode = "pairwise" if name == "NanoCrepe_swap" and captions == "pairwise" else listed
+        rows = lists.of_folder(run / "results/data/eval" / name, 10**6, asked.evaluate.rerank)
+        assert len(rows) <= tokens.SAMPLE // (5 * len(COLUMNS)), "nothing is left to a sample"
+        whole[mode] += sum(lists.read(sizes, query, shown, mode, "unime") for query, shown in rows)
+    assert load.by_mode == pytest.approx(whole)
+
+
+def test_the_reranker_has_a_rate_in_each_mode(run: Path, asked) -> None:
+    plan = estimate(run, with_reranker(asked, "likelihood", "pairwise"))
+    works = {work.stage: work for work in plan.work}
+    loads = {stage: load_of(plan, stage) for stage in ("evaluate_reranker", "crossmodal_reranker")}
+    keys = {stage: plan._keys(stage, load) for stage, load in loads.items()}
+    assert keys["evaluate_reranker"] == [("reranker", "likelihood")]
+    assert sorted(keys["crossmodal_reranker"]) == [("reranker", "likelihood"), ("reranker", "pairwise")]
+    plan._rates[("reranker", "likelihood")] = rates.Rate(100.0, sample="lists")
+    row = plan._row(works["crossmodal_reranker"], loads["crossmodal_reranker"])
+    assert row.timed == "" and row.seconds is None, "one of its rates is not known"
+    plan._rates[("reranker", "pairwise")] = rates.Rate(50.0, sample="pairs")
+    row = plan._row(works["crossmodal_reranker"], loads["crossmodal_reranker"])
+    parts = loads["crossmodal_reranker"].by_mode
+    assert row.seconds == pytest.approx(parts["likelihood"] / 100 + parts["pairwise"] / 50)
+    assert row.timed == "measured" and {"lists", "pairs"} == set(row.sample.split(", "))
+
+
+def test_rates_are_measured_in_the_configured_mode_and_prompt_formats(run: Path, asked, monkeypatch) -> None:
+    forms, modes, reader, given = {}, [], rerank.reader, rerank.Lists
+
+    def listed(*arguments) -> rerank.Lists:
+        made = given(*arguments)
+        forms["reranker"] = made.form
+        return made
+
+    class Judge(transformers_backend.TransformersJudge):
+        def __init__(self, backbone, items, batch_tokens, form) -> None:
+            super().__init__(backbone, items, batch_tokens, form)
+            forms["judge"] = form
+
+    monkeypatch.setattr(rates.rerank, "Lists", listed)
+    monkeypatch.setattr(rates.rerank, "reader", lambda mode: modes.append(mode) or reader(mode))
+    monkeypatch.setattr(rates, "TransformersJudge", Judge)
+    plan = estimate(run, with_judge(with_reranker(asked, "likelihood", "pairwise", "public"), "public", 8192))
+    for mode in ("likelihood", "pairwise"):
+        assert plan._rate("crossmodal_reranker", ("reranker", mode), 0.01).each > 0
+    assert plan._rate("judge", "judge", 0.01).each > 0
+    assert forms == {"reranker": "public", "judge": "public"} and modes == ["likelihood", "pairwise"]
+
+
+def test_assumed_tokens_of_the_reranker_follow_its_modes(values: dict, tmp_path: Path) -> None:
+    """An item of 600 tokens, 64 of instruction: a list repeats neither, a pair repeats both with the query."""
+    config, found = config_module.parse(values), {}
+    for listed, pairs in (("likelihood", "listwise"), ("pairwise", "listwise"), ("likelihood", "pairwise")):
+        changed = with_reranker(config, listed, pairs)
+        plan = Estimate(changed, Options(item_tokens=600), tmp_path, tmp_path)
+        works = {work.stage: work for work in plan.work}
+        for stage in ("evaluate_reranker", "crossmodal_reranker"):
+            found[stage, listed, pairs] = plan._assumed(works[stage]).tokens
+    column = counts.tasks(config, ["NanoCrepe_swap"], tmp_path)[0]
+    queries, n = works["evaluate_reranker"].count, config.evaluate.rerank
+    assert found["evaluate_reranker", "likelihood", "pairwise"] == queries * (64 + (1 + n) * 600)
+    assert found["evaluate_reranker", "pairwise", "listwise"] == queries * n * (64 + 2 * 600)
+    gained = found["crossmodal_reranker", "likelihood", "pairwise"] - found["crossmodal_reranker", "likelihood", "listwise"]
+    assert gained == column.queries * (2 * (64 + 2 * 600) - (64 + 3 * 600))
+
+
+def test_tokens_of_items_are_their_prompts(run: Path, asked, nano: Path) -> None:
     plan, backbone = estimate(run, asked), backbones.load(nano, models=asked.models)
     loads = {one.stage: plan._load(one) for one in plan.work}
     found = [Items.open(run / "results/data/train" / name, 10**6) for name in SETS]
@@ -205,7 +365,6 @@ def test_tokens_of_items_and_lists_are_their_prompts(run: Path, asked, nano: Pat
         rows = artifacts.read_table(run / f"results/data/eval/{name}/queries.parquet", artifacts.TASKS)
         whole += 4 * sum(len(backbone.encode(backbone.item_prompt(items[id])).ids) for id in rank.distinct(rows))
     assert loads["evaluate"].tokens == pytest.approx(whole)
-    assert 0 < loads["crossmodal_reranker"].tokens < loads["judge"].tokens
 
 
 def test_a_preset_without_data_and_models_has_bounds_and_says_why(tmp_path: Path, monkeypatch, capsys) -> None:

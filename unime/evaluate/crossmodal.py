@@ -30,7 +30,7 @@ from unime.evaluate.metrics import Pool
 from unime.evaluate.rank import Ranking
 from unime.evaluate.recall import Shared
 from unime.evaluate.run import Models, Tables
-from unime.evaluate.tasks import RERANKER, column
+from unime.evaluate.tasks import RERANKER, column, rerank_mode
 from unime.job import Job
 
 TIE = "strict"
@@ -50,7 +50,7 @@ def evaluate_captions(
     """
     models = Models.of(queries, items, adapters, config, job)
     name, kind = queries["task"][0], kind_of(queries, pool, config.evaluate.tie_rule)
-    pairwise = isinstance(kind, Pairs) and config.evaluate.compositional_rerank == "pairwise"
+    mode = rerank_mode(config.evaluate, isinstance(kind, Pairs))
 
     def tables(model: str, found: Ranking) -> Tables:
         ranking = kind.judged(found)
@@ -61,7 +61,7 @@ def evaluate_captions(
         return tables(model, kind.ranking(*models.embed(model, kind.ids()), models.keep))
 
     def reordered(before: list[list[str]]) -> Tables:
-        return tables(RERANKER, models.rerank(queries["query"].to_list(), kind.listed(before), before, kind.rule, pairwise))
+        return tables(RERANKER, models.rerank(queries["query"].to_list(), kind.listed(before), before, kind.rule, mode))
 
     return models.tables(ranked, reordered)
 

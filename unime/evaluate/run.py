@@ -21,7 +21,7 @@ from unime.embed import embed
 from unime.evaluate import rank, rerank
 from unime.evaluate.metrics import Pool
 from unime.evaluate.rank import Ranking
-from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKED, RERANKER
+from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKED, RERANKER, rerank_mode
 from unime.job import Job
 
 Tables = tuple[pl.DataFrame, pl.DataFrame]
@@ -37,6 +37,7 @@ def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | Non
     """
     models = Models.of(task, items, adapters, config, job)
     rule, keep = config.evaluate.tie_rule, models.keep
+    mode = rerank_mode(config.evaluate, compositional=False)
     candidates = rank.pool(task, rule)
 
     def ranked(model: str) -> Tables:
@@ -44,7 +45,7 @@ def evaluate(task: pl.DataFrame, items: Items, adapters: Mapping[str, Path | Non
         return rank.tables(task, model, rank.by_similarity(task, candidates, ids, vectors, rule, keep), rule, keep)
 
     def reordered(before: list[list[str]]) -> Tables:
-        ranking = models.rerank(task["query"].to_list(), candidates, before, rule)
+        ranking = models.rerank(task["query"].to_list(), candidates, before, rule, mode)
         return rank.tables(task, RERANKER, ranking, rule, keep)
 
     return models.tables(ranked, reordered)
@@ -88,15 +89,14 @@ class Models:
     def _load(self, folder: str, model: str, size: int, max_tokens: int | None = None) -> Backbone:
         return load(folder, adapter=self.adapters[model], models=self.config.models, image_size=size, max_tokens=max_tokens)
 
-    def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str, pairwise: bool = False) -> Ranking:
+    def rerank(self, queries: Sequence[str], candidates: Pool, before: list[list[str]], rule: str, mode: str) -> Ranking:
         """The best `evaluate.rerank` candidates of `before` in the reranker's order, the others behind them as they were.
 
-        `pairwise`: the reranker is asked for each candidate alone, whatever `evaluate.rerank_mode` says of lists.
+        `mode` is how it reads them, a value of `evaluate.rerank_mode`.
         """
         lists = [row[: self.config.evaluate.rerank] for row in before]
         settings = self.config.train.reranker
         reranker = self._load(self.config.models.reranker, RERANKER, rerank.image_size(self.config), settings.max_tokens)
-        mode = "pairwise" if pairwise else self.config.evaluate.rerank_mode
         scores, unread = rerank.score(
             rerank.Lists(reranker, self.items.on_white(), queries, lists, settings.prompt),
             mode=mode,

@@ -9,7 +9,7 @@ set (`_i2t`: an image looks for its captions, `_t2i`: a caption for its image) o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from unime.config import ConfigError, nearest
 
@@ -141,3 +141,13 @@ def columns_of(group: str, names: Iterable[str]) -> list[str]:
 def is_papers(group: str, names: Iterable[str]) -> bool:
     """Whether these columns give the group's published mean: exactly the paper's own, all of them and no others."""
     return set(columns_of(group, names)) == {name for name, known in CROSSMODAL.items() if known.suite == "paper" and known.group == group}
+
+
+def rerank_mode(settings: Any, compositional: bool) -> str:
+    """How the reranker reads a query's candidates (see `unime.evaluate.rerank`); `settings` is the config section evaluate.
+
+    `compositional`: the candidates are an image's true and false caption, for which evaluate.compositional_rerank may ask for pairs.
+    """
+    if compositional and settings.compositional_rerank == "pairwise":
+        return "pairwise"
+    return settings.rerank_mode

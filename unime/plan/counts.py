@@ -6,7 +6,7 @@ which no real data set comes near.  No torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from unime.config import JUDGED
 from unime.config.sections import NANO
 from unime.data.benchmarks import PARTS
 from unime.data.excluded import counts_of
-from unime.evaluate.tasks import CROSSMODAL, EMBEDDERS, TASKS, column
+from unime.evaluate.tasks import CROSSMODAL, EMBEDDERS, TASKS, column, rerank_mode
 from unime.nano import kinds
 
 TRAIN, EVAL = Path("results/data/train"), Path("results/data/eval")
@@ -177,4 +177,23 @@ def _evaluating(config: Any, root: Path) -> Iterable[Work]:
         exact = known and all(one.counted for one in found)
         items, lists = len(EMBEDDERS) * sum(one.items for one in found), sum(one.queries for one in found)
         yield Work(stage, f"items, {len(EMBEDDERS)} embedders", items if known else None, exact, jobs)
-        yield Work(f"{stage}_reranker", "lists", lists if known else None, exact, jobs)
+        yield Work(f"{stage}_reranker", _read(reading(config, names)), lists if known else None, exact, jobs)
+
+
+def compositional(config: Any, name: str) -> bool:
+    """Whether a task or column is one of captions in which an image has a true and a false one.  Raises ConfigError for a column that
+    no registry knows."""
+    return name in config.evaluate.crossmodal and column(name).group == "compositional"
+
+
+def reading(config: Any, names: Sequence[str]) -> dict[str, str]:
+    """The mode in which the reranker reads each of these tasks or columns, by its name.  Raises ConfigError as `compositional`."""
+    return {name: rerank_mode(config.evaluate, compositional(config, name)) for name in names}
+
+
+def _read(modes: Mapping[str, str]) -> str:
+    """What the row of a reranker counts: queries, whose candidates are in one list, or each in a prompt of its own."""
+    pairwise = [mode == "pairwise" for mode in modes.values()]
+    if all(pairwise):
+        return "queries, pairwise"
+    return "queries, partly pairwise" if any(pairwise) else "queries, listwise"

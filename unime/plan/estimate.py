@@ -23,7 +23,7 @@ from unime.backbones import Backbone
 from unime.data.items import Items
 from unime.evaluate import rerank
 from unime.evaluate.tasks import EMBEDDERS
-from unime.plan import counts, rates, tokens
+from unime.plan import counts, lists, rates, tokens
 from unime.plan.counts import Work
 from unime.plan.rates import Rate
 from unime.plan.tokens import Load, Sizes
@@ -103,9 +103,10 @@ class Estimate:
                 f"no model in {', '.join(self._absent)} yet: no tokens and times of the stages that open it; `snakemake <folder>` gets it"
             ] = None
         wanted = [one for one in self.work if one.stage not in self.options.given and self._can(one, loads[one.stage])]
-        shares = {self._key(one.stage): SHARES.get(one.stage.split("_")[0], 1) for one in reversed(wanted)}
-        for one in wanted if self.options.seconds else []:
-            self._measure(one.stage, self.options.seconds * shares[self._key(one.stage)] / sum(shares.values()))
+        keys = [(one.stage, key) for one in wanted for key in self._keys(one.stage, loads[one.stage])]
+        shares = {key: SHARES.get(stage.split("_")[0], 1) for stage, key in reversed(keys)}
+        for stage, key in keys if self.options.seconds else []:
+            self._measure(stage, key, self.options.seconds * shares[key] / sum(shares.values()))
         return [self._row(one, loads[one.stage]) for one in self.work]
 
     # Tokens
@@ -155,10 +156,9 @@ class Estimate:
             return _scaled(found, getattr(config.train, kind).batch, settings.batch)
         places = {name: self.evaluation / name for name in self._tasks(one.stage)}
         if one.stage.endswith("_reranker"):
-            known = {asked.name: asked.queries for asked in counts.tasks(config, list(places), self.evaluation)}
-            most, keep = max(1, tokens.SAMPLE // (5 * len(places))), config.evaluate.rerank
-            found = tokens.of_lists((sizes, known[name], tokens.lists_of(place, most, keep)) for name, place in places.items())
-            return _scaled(found, one.count, sum(known.values()))
+            asked = lists.of_config(config, list(places), self.evaluation, max(1, tokens.SAMPLE // (5 * len(places))))
+            found = lists.of_lists(sizes, asked, config.train.reranker.prompt)
+            return _scaled(found, one.count, sum(some.queries for some in asked))
         ids = [counts.distinct(place) for place in places.values()]
         return _scaled(tokens.of_items([(sizes, some) for some in ids], len(EMBEDDERS)), one.count, len(EMBEDDERS) * sum(map(len, ids)))
 
@@ -192,7 +192,8 @@ class Estimate:
             shown = 2 * 2 + 2 + (most if fixed else (1 + most) / 2)  # two pairs; a query, its positive, the negatives of the list
             return Load(one.count / 3 * (3 * INSTRUCTION + shown * size))
         if one.stage.endswith("_reranker"):
-            return Load(one.count * (INSTRUCTION + (1 + config.evaluate.rerank) * size))
+            names = config.evaluate.tasks if one.stage.startswith("evaluate") else config.evaluate.crossmodal
+            return lists.assumed(config, names, self.evaluation, INSTRUCTION, size)
         return Load(one.count * size)
 
     # Rates and seconds
@@ -201,23 +202,29 @@ class Estimate:
         """Whether there is something to measure the stage on."""
         return bool(self.sets) if one.stage not in self.models else load is not None and bool(load.sample)
 
+    def _keys(self, stage: str, load: Load | None) -> list[Any]:
+        """The rates that a stage needs: one, or the reranker's in each mode in which it reads.  Stages with one key share its rate."""
+        if load is not None and load.by_mode:
+            return [("reranker", mode) for mode in load.by_mode]
+        return [self._key(stage)]
+
     def _key(self, stage: str) -> Any:
-        """Stages with one key have one rate."""
+        """The rate of a stage that has one: what its speed depends on, where other stages may share it."""
         if stage in ("embed_train", "evaluate", "crossmodal"):
             return ("embed", *self.models[stage])
         if stage in ("train_hard_negatives", "train_unime_v2"):
             settings = getattr(self.config.train, stage.removeprefix("train_"))
-            return "mined", settings.micro, settings.batch, settings.negatives
-        return "lists" if stage.endswith("_reranker") and not stage.startswith("train") else stage
+            return "mined", settings.micro, settings.batch, settings.negatives, settings.in_batch_negatives
+        return stage
 
-    def _measure(self, stage: str, seconds: float) -> None:
-        if (key := self._key(stage)) in self._rates:
+    def _measure(self, stage: str, key: Any, seconds: float) -> None:
+        if key in self._rates:
             return
         print(f"measuring {stage} ({seconds:.0f} s)", file=sys.stderr, flush=True)
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(threads(stage))
-            self._rates[key] = self._rate(stage, seconds)
+            self._rates[key] = self._rate(stage, key, seconds)
         except (ValueError, RuntimeError, OSError) as error:
             self.notes[f"{stage} was not measured: {error}"] = None
             self._rates[key] = None
@@ -226,7 +233,7 @@ class Estimate:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _rate(self, stage: str, seconds: float) -> Rate:
+    def _rate(self, stage: str, key: Any, seconds: float) -> Rate:
         config = self.config
         if stage == "mine":
             return rates.mining(config.mine, config.retrieve.k, seconds)
@@ -245,11 +252,14 @@ class Estimate:
             each = max(1, tokens.ASKED // len(self.sets))
             rows = pl.concat([tokens.asked(*self._pairs(one.name), config.retrieve.k, each) for one in self.sets])
             asked = [question for row in _mixed(rows).iter_rows() for question in tokens.questions([row])]
-            found = rates.judging(backbone, sizes, asked, config.judge.transformers.batch_tokens, seconds)
+            found = rates.judging(backbone, sizes, asked, config.judge.transformers.batch_tokens, config.judge.prompt, seconds)
         elif stage.endswith("_reranker"):
-            lists = [one for name in self._tasks(stage) for one in tokens.lists_of(self.evaluation / name, 8, config.evaluate.rerank)]
-            order = _mixed(pl.DataFrame({"place": range(len(lists))}))["place"]
-            found = rates.reranking(backbone, sizes, [lists[at] for at in order], config.evaluate.rerank_mode, batch_tokens, seconds)
+            _, mode = key
+            asked = lists.of_config(config, self._tasks(stage), self.evaluation, 8)
+            read = [row for one in asked if one.mode == mode for row in one.lists]
+            order = _mixed(pl.DataFrame({"place": range(len(read))}))["place"]
+            form = config.train.reranker.prompt
+            found = rates.reranking(backbone, sizes, [read[at] for at in order], mode, form, batch_tokens, seconds)
         else:
             ids = _mixed(pl.DataFrame({"id": tokens.drawn(sizes.items.ids, tokens.SAMPLE)}))["id"].to_list()
             found = rates.embedding(backbone, sizes, ids, batch_tokens, seconds)
@@ -273,15 +283,19 @@ class Estimate:
             return row
         if (given := self.options.given.get(one.stage)) is not None:
             return row._replace(seconds=amount / given, rate=given, timed="given")
-        if (rate := self._rates.get(self._key(one.stage))) is None:
+        found = [self._rates.get(key) for key in self._keys(one.stage, load)]
+        if None in found:
             return row
-        busy = amount / rate.each + (load.images * rate.image if load else 0.0)
+        rate = found[0]  # of several, which are of one model, it says the rest
+        parts = load.by_mode.values() if load and load.by_mode else [amount]
+        busy = sum(part / own.each for part, own in zip(parts, found, strict=True)) + (load.images * rate.image if load else 0.0)
         side = min(one.jobs, max(1, rate.side // threads(one.stage)))
         starts = rate.start * (len(EMBEDDERS) if one.stage in ("evaluate", "crossmodal") else 1)
         if one.stage in self.models and not one.stage.endswith(("evaluate_reranker", "crossmodal_reranker")):
             starts += self.imports  # the reranker of a task works in the process of its embedders
+        sample = ", ".join(own.sample for own in found)
         seconds = busy / side + starts * math.ceil(one.jobs / side)
-        return row._replace(seconds=seconds, rate=amount / busy if busy else None, timed="measured", sample=rate.sample)
+        return row._replace(seconds=seconds, rate=amount / busy if busy else None, timed="measured", sample=sample)
 
 
 def threads(stage: str) -> int:
@@ -293,9 +307,9 @@ def threads(stage: str) -> int:
 def _scaled(load: Load, count: int | None, there: int) -> Load:
     """A load of the `there` things whose data are there, as one of `count`."""
     factor = (count or there) / max(1, there)
-    return load._replace(
-        tokens=load.tokens * factor, images=load.images * factor, plain=None if load.plain is None else load.plain * factor
-    )
+    plain = None if load.plain is None else load.plain * factor
+    by_mode = {mode: part * factor for mode, part in load.by_mode.items()}
+    return load._replace(tokens=load.tokens * factor, images=load.images * factor, plain=plain, by_mode=by_mode)
 
 
 def _mixed(table: pl.DataFrame) -> pl.DataFrame:

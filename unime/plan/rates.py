@@ -29,6 +29,7 @@ from unime.job import Job
 from unime.judge import Question
 from unime.judge.transformers_backend import TransformersJudge
 from unime.mine import mine
+from unime.plan import lists
 from unime.plan import tokens as sizes_of
 from unime.plan.tokens import Sizes
 from unime.train.data import Shown, batch_at
@@ -102,9 +103,9 @@ def embedding(backbone: Backbone, sizes: Sizes, ids: Sequence[str], batch_tokens
     return Rate(found.amount / found.seconds, sample=f"{tries} x {size} items")
 
 
-def judging(backbone: Backbone, sizes: Sizes, asked: Sequence[Question], batch_tokens: int, seconds: float) -> Rate:
-    """Tokens a second of the judge, as it packs them, and seconds an image of its vision tower."""
-    judge, seen = TransformersJudge(backbone, sizes.items, batch_tokens), set()
+def judging(backbone: Backbone, sizes: Sizes, asked: Sequence[Question], batch_tokens: int, form: str, seconds: float) -> Rate:
+    """Tokens a second of the judge in a prompt format, as it packs them, and seconds an image of its vision tower."""
+    judge, seen = TransformersJudge(backbone, sizes.items, batch_tokens, form), set()
 
     def work(count: int) -> Measured:
         some = asked[:count]
@@ -115,7 +116,8 @@ def judging(backbone: Backbone, sizes: Sizes, asked: Sequence[Question], batch_t
             alone = backbone.device.type == "cpu"
             see = judge.pictures.__getitem__ if alone else lambda some: judge.pictures.of(some, lanes.turn)
             tower = clocked(lambda: list(shards.spread(new if alone else [new], see, lanes.count)))
-        return Measured(sizes_of.of_questions(some, sizes, batch_tokens)[0], clocked(lambda: judge.answers(some)), len(new), tower)
+        amount, _ = sizes_of.of_questions(some, sizes, batch_tokens, form)
+        return Measured(amount, clocked(lambda: judge.answers(some)), len(new), tower)
 
     found, size, tries = grown(work, len(asked), seconds)
     pairs = sum(len(question.candidates) for question in asked[:size])
@@ -148,19 +150,21 @@ def training(kind: str, backbone: Backbone, sizes: Sizes, table: pl.DataFrame, c
 
 
 def reranking(
-    backbone: Backbone, sizes: Sizes, asked: Sequence[tuple[str, list[str]]], mode: str, batch_tokens: int, seconds: float
+    backbone: Backbone, sizes: Sizes, asked: Sequence[tuple[str, list[str]]], mode: str, form: str, batch_tokens: int, seconds: float
 ) -> Rate:
-    """Tokens a second of the reranker's lists."""
-    queries, lists = [query for query, _ in asked], [shown for _, shown in asked]
-    lengths = [sizes_of.list_length(sizes, query, shown) for query, shown in asked]
+    """Tokens a second of the reranker, which reads (query, candidates shown) in a mode of evaluate.rerank_mode and a prompt format."""
+    queries, shown = [query for query, _ in asked], [candidates for _, candidates in asked]
+    lengths = [lists.read(sizes, query, candidates, mode, form) for query, candidates in asked]
     read = rerank.reader(mode)
-    given = rerank.Lists(backbone, sizes.items, queries, lists)
+    given = rerank.Lists(backbone, sizes.items.on_white(), queries, shown, form)
 
     def work(count: int) -> Measured:
         return Measured(sum(lengths[:count]), clocked(lambda: read(given, range(count), batch_tokens)))
 
     found, size, tries = grown(work, len(asked), seconds)
-    return Rate(found.amount / found.seconds, sample=f"{tries} x {size} lists")
+    pairs = sum(map(len, shown[:size]))
+    sample = f"{tries} x {pairs} pairs" if mode == "pairwise" else f"{tries} x {size} lists"
+    return Rate(found.amount / found.seconds, sample=sample)
 
 
 def mining(rule: Any, k: int, seconds: float) -> Rate:

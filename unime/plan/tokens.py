@@ -7,7 +7,7 @@ is part of the measured rate (`unime.plan.rates`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,11 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from unime import artifacts, prompts
+from unime import artifacts
 from unime.backbones import FAMILIES, Backbone, ModelError, Picture, Prompt, limit_tokens
 from unime.backbones.files import chat_template, read_config
 from unime.backbones.weights import hollow
 from unime.data.items import Content, Items
-from unime.evaluate import rerank
 from unime.judge import Question, blocks, by_query, cut_by_query, questions
 from unime.judge.shared_prefix import common_prefix
 from unime.judge.transformers_backend import BLOCK, STORED, TransformersJudge, passes
@@ -41,12 +40,13 @@ ASKED = 64
 
 class Load(NamedTuple):
     """What a stage computes: `tokens` in all, `plain` tokens where each pair is a sequence of its own (the judge), images that pass the
-    vision tower apart from the tokens, and how many prompts were looked at."""
+    vision tower apart from the tokens, and how many prompts were looked at.  `by_mode` are a reranker's tokens by how it reads."""
 
     tokens: float
     images: float = 0.0
     plain: float | None = None
     sample: int = 0
+    by_mode: Mapping[str, float] = {}
 
 
 def without_weights(folder: str | Path, models: Any, image_size: int, max_tokens: int | None = None) -> Backbone:
@@ -149,9 +149,12 @@ def shards_of(rows: pl.DataFrame, shard: int) -> list[list[Question]]:
     return [questions(some.iter_rows()) for some in cut_by_query(rows, shard)]
 
 
-def of_questions(asking: Sequence[Question], sizes: Sizes, batch_tokens: int) -> tuple[int, int]:
-    """Tokens of one shard's questions as they are packed (prefixes once a forward pass), and as one sequence a pair."""
-    judge = TransformersJudge(sizes.backbone, sizes.items, batch_tokens)
+def of_questions(asking: Sequence[Question], sizes: Sizes, batch_tokens: int, form: str) -> tuple[int, int]:
+    """Tokens of one shard's questions as they are packed (prefixes once a forward pass), and as one sequence a pair.
+
+    `form` is the judge's prompt format, a name of `prompts.FORMATS`.
+    """
+    judge = TransformersJudge(sizes.backbone, sizes.items, batch_tokens, form)
     judge.pictures = sizes
     shared = plain = 0
     for block in blocks(asking, BLOCK[_device(sizes)]):
@@ -171,7 +174,7 @@ def of_judge(sets: Sequence[tuple[Sizes, pl.DataFrame, pl.DataFrame | None]], se
     for sizes, pairs, hits in sets:
         rows = asked(pairs, hits, k, max(1, ASKED // len(sets)))
         chosen = shards_of(rows, settings.shard)
-        found = [of_questions(some, sizes, settings.transformers.batch_tokens) for some in chosen]
+        found = [of_questions(some, sizes, settings.transformers.batch_tokens, settings.prompt) for some in chosen]
         factor = len(pairs) / max(1, len(rows))
         shared += factor * sum(one for one, _ in found)
         plain += factor * sum(one for _, one in found)
@@ -224,10 +227,10 @@ def of_batch(one: Any, rows: Sequence[int], epoch: int, micro: int, length: Any)
         turns = [turn for row in rows for turn in one.turns(row, epoch)]
         tokens = sum(one.backbone.length(one.prompt(turn)) + ending(one.backbone, turn.answer) for turn in turns)
         return tokens, [id for turn in turns for id in (turn.query, *turn.candidates)]
-    if isinstance(one, Coupled):  # the whole batch is one set of distinct items
-        parts = [{id for row in rows for id in one.items[row]}]
-    else:
-        parts = [{id for row in rows[at : at + micro] for id in one.items[row]} for at in range(0, len(rows), micro)]
+    size = one.micro if isinstance(one, Coupled) else micro  # queries of a micro-batch; train.in_batch.micro counts items
+    parts = []  # an item is embedded once a micro-batch, not once a batch
+    for start in range(0, len(rows), size):
+        parts.append({id for row in rows[start : start + size] for id in one.items[row]})
     return sum(length(id) for part in parts for id in part), [id for part in parts for id in part]
 
 
@@ -253,37 +256,6 @@ def _all_items(one: Any) -> set[str]:
     if isinstance(one, Answers):
         return {id for row in one.rows for id in (row.query, row.positive, row.wrong, *row.negatives)}
     return {id for ids in one.items for id in ids}
-
-
-# Reranker's lists
-
-
-def lists_of(folder: Path, most: int, keep: int) -> list[tuple[str, list[str]]]:
-    """Of up to `most` queries of a task or column the query and `keep` candidates (fewer where there are fewer), drawn."""
-    pooled = (folder / "pool.parquet").exists()
-    table = artifacts.read_table(folder / "queries.parquet", artifacts.CAPTION_QUERIES if pooled else artifacts.TASKS)
-    pool = artifacts.read_table(folder / "pool.parquet", artifacts.POOL)["id"].to_list() if pooled else []
-    rng, found = np.random.default_rng(0), []
-    for row in drawn(range(len(table)), most):
-        query, own = table["query"][row], list(dict.fromkeys(table["candidates"][row])) or pool
-        found.append((query, [own[place] for place in rng.permutation(len(own))[:keep]]))
-    return found
-
-
-def of_lists(folders: Iterable[tuple[Sizes, int, list[tuple[str, list[str]]]]]) -> Load:
-    """(sizes, queries, lists drawn) of each task: prompts, and all answers behind them."""
-    tokens, sample = 0.0, 0
-    for sizes, queries, lists in folders:
-        found = [list_length(sizes, query, shown) for query, shown in lists]
-        tokens += queries * float(np.mean(found or [0]))
-        sample += len(found)
-    return Load(tokens, sample=sample)
-
-
-def list_length(sizes: Sizes, query: str, shown: Sequence[str]) -> int:
-    """Tokens of a list's prompt and of all its answers."""
-    prompt = rerank.prompt(sizes.backbone, sizes.content(query), [sizes.content(id) for id in shown])
-    return sizes.backbone.length(prompt) + sum(ending(sizes.backbone, prompts.list_answer(n)) for n in range(1, len(shown) + 1))
 
 
 def ending(backbone: Backbone, answer: str) -> int:
