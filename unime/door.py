@@ -21,14 +21,12 @@ import logging
 import os
 import re
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from unime import closure, config, launch
 from unime.job import Job, Part, PartMade, StageError
@@ -64,14 +62,8 @@ class Door:
 
     def view(self, whole: config.Config, item: str | None) -> config.View:
         """The part of the configuration that a run for this item may know."""
-
-        def value(match: re.Match[str]) -> str:
-            _, _, part = match[1].partition(".")
-            if not part:
-                return str(item)
-            return str(config.at(whole, f"{self.items}.{item}.{part}"))
-
-        return whole.view(tuple(re.sub(r"\{(key|item(?:\.\w+)*)\}", value, section) for section in self.sections))
+        named = [re.sub(r"\{(key|item)\}", str(item), section) for section in self.sections]
+        return whole.view(tuple(section.replace("{item.", f"{{{self.items}.{item}.") for section in named))
 
     def paths(self, templates: tuple[str, ...], view: config.View, item: str | None) -> list[Path]:
         """Templates with their placeholders filled."""
@@ -129,7 +121,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     stage_name, part = stage if item is None else f"{stage}@{item}", _part(stage, door)
     name = f"{stage_name}.{part}" if part else stage_name
     log = _log_to(name)
-    with _alone(name, wait=part is not None), _ended_politely():
+    with _alone(name, wait=part is not None), launch.ended_politely():
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
             _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
@@ -182,7 +174,7 @@ def work(stage: str, door: Door, item: str | None, config_path: Path) -> str:
     inputs = door.paths(door.inputs, view, item)
     log = _log_to(f"{stage if item is None else f'{stage}@{item}'}.process-{given.rank}")
     job = Job(item=item, threads=given.threads, scratch=given.scratch, parallel=given.parallel, silent=given.rank > 0, log=log)
-    with _ended_politely():
+    with launch.ended_politely():
         summary = door.run(view, job, inputs, given.outputs)
     if given.rank == 0:
         given.tell(summary)
@@ -273,23 +265,6 @@ def _alone(name: str, wait: bool) -> Iterator[None]:
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
         yield
-
-
-@contextmanager
-def _ended_politely() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that temporary files go on the way out; a worker forked from here just ends."""
-    owner = os.getpid()
-
-    def end(number: int, frame: Any) -> None:
-        if os.getpid() != owner:
-            os._exit(128 + number)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _sweep(folder: Path, items: list[str], log: logging.Logger) -> None:

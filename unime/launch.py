@@ -22,6 +22,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +38,23 @@ PR_SET_PDEATHSIG = 1
 
 PATIENCE = 45
 """Seconds that workers have to end once they were asked to: torchrun gives its own 30 before it kills them."""
+
+
+@contextmanager
+def ended_politely() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that temporary files go on the way out; a worker forked from here just ends."""
+    owner = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Processes(NamedTuple):

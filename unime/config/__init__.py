@@ -51,7 +51,7 @@ class Config(sections.Experiment):
     def view(self, sections: tuple[str, ...]) -> View:
         """The part of the configuration that a door declares, e.g. ("seed", "train.lora"); which section `judge.{judge.backend}` is, the
         value of judge.backend says."""
-        return View(self, tuple(re.sub(r"\{([\w.]+)\}", lambda found: str(at(self, found[1])), section) for section in sections))
+        return View(self, tuple(re.sub(r"\{([^{}]+)\}", lambda found: str(at(self, found[1])), section) for section in sections))
 
 
 class View:
