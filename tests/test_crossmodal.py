@@ -296,10 +296,15 @@ def test_an_unread_answer_is_wrong_wherever_the_right_one_stands(columns, settin
     monkeypatch.setattr(rerank, "score", score)
     for name, metric in (("NanoScenes_i2t", "recall@1"), ("NanoCrepe_swap", "accuracy")):
         changes = {"rerank_mode": "generate", "compositional_rerank": "listwise"}
-        _, (scores, predictions) = evaluated(columns, settings, tmp_path / name, name, **changes)
+        queries, (_, first) = evaluated(columns, settings, tmp_path / f"{name}-first", name, **changes)
+        best = first.filter(pl.col("model") == RERANKED)["top"]
+        queries = queries.with_columns(right=best.list.head(1))  # what the embedder finds is called right, so that it is right everywhere
+        if metric == "accuracy":
+            queries = queries.with_columns(candidates=best)
+        _, (scores, predictions) = evaluated(columns, settings, tmp_path / name, name, queries, **changes)
         own, before = (predictions.filter(pl.col("model") == model) for model in (RERANKER, RERANKED))
-        assert own["correct"].to_list() == [ok and row % 2 == 1 for row, ok in enumerate(before["correct"])]
-        assert before["correct"].to_list()[::2] != [False] * len(own["correct"][::2]), "some of the unread must have been right"
+        assert before["correct"].all()
+        assert own["correct"].to_list() == [row % 2 == 1 for row in range(len(own))]
         assert own["predicted"].to_list()[::2] == [""] * len(own["predicted"][::2])
         assert figure(scores, RERANKER, "unread") == 0.5 and figure(scores, RERANKER, metric) < figure(scores, RERANKED, metric)
 
@@ -324,7 +329,7 @@ def test_a_pairwise_hit_is_a_true_caption_of_higher_p_yes(columns, settings, tmp
     hits = [true > false for true, false in zip(sure[::2], sure[1::2], strict=True)]
     assert predictions.filter(pl.col("model") == RERANKER)["correct"].to_list() == hits
     assert any(hits) and not all(hits), "figures of 0 and 1 would prove little"
-    _, (listed, other) = evaluated(columns, settings, tmp_path / "list", *column, compositional_rerank="listwise")
+    _, (listed, other) = evaluated(columns, settings, tmp_path / "list", *column, compositional_rerank="listwise", rerank_mode="likelihood")
     assert other.filter(pl.col("model") == RERANKER)["correct"].to_list() != hits, "the two questions must differ"
     assert figure(scores, RERANKED, "accuracy") == figure(listed, RERANKED, "accuracy")
 
@@ -339,7 +344,7 @@ def test_a_pairwise_tie_is_a_miss_and_lists_stay_lists(columns, settings, tmp_pa
     monkeypatch.setattr(rerank, "score", score)
     _, (scores, _) = evaluated(columns, settings, tmp_path / "a", "NanoCrepe_swap", rerank_mode="generate")
     assert figure(scores, RERANKER, "accuracy") == 0.0
-    evaluated(columns, settings, tmp_path / "b", "NanoScenes_i2t")
+    evaluated(columns, settings, tmp_path / "b", "NanoScenes_i2t", rerank_mode="likelihood")
     assert asked_for == ["pairwise", "likelihood"]
 
 
