@@ -73,6 +73,11 @@ def mined(source):
     return expand("results/mine/judge/{set}", set=SETS) if source == "judge" else f"results/mine/{source}"
 
 
+def negatives_of(variant):
+    """The mined negatives that an embedder of ablations.embedders reads; in-batch negatives are not mined."""
+    return [] if variant.loss == "in_batch" else mined(variant.source)
+
+
 def judged(name):
     """A set's judgements that the run mines from (mine.judgements), in the words of the rule that makes them."""
     return f"results/judge/{name}" if CONFIG.mine.judgements == "results/judge" else CONFIG.mine.judgements

@@ -4,17 +4,11 @@
 """
 
 
-def negatives_of(wildcards):
-    """The mined negatives that a variant reads; in-batch negatives are not mined."""
-    variant = CONFIG.ablations.embedders[wildcards.variant]
-    return [] if variant.loss == "in_batch" else mined(variant.source)
-
-
 rule ablation_train:
     input:
         needs("ablation_train@{variant}"),
         ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(negatives_of),
+        ancient(lambda wildcards: negatives_of(CONFIG.ablations.embedders[wildcards.variant])),
         ancient(model(CONFIG.models.base)),
     output:
         directory("results/ablations/train/{variant}"),
