@@ -19,9 +19,9 @@ import pytest
 import yaml
 from checkouts import sh, working_tree
 from safetensors.numpy import load_file
-from training import ROOT, train, view_of, write_data
+from training import ROOT, table_of, train, view_of, write_data
 
-from unime import backbones, launch
+from unime import artifacts, backbones, launch
 from unime.data.items import Items
 from unime.job import StageError
 from unime.train.data import Batch, dealt, micro_batches
@@ -204,6 +204,7 @@ def checkout(tmp_path: Path, nano: Path) -> Path:
     data, mined = folder / "results/data/train/Tiny", folder / "results/mine/judge/Tiny"
     write_data(data, 24)
     mined.mkdir(parents=True)
+    artifacts.write_table(table_of(data, "in_batch"), data / "pairs.parquet", artifacts.PAIRS)
     (data / "mined.parquet").rename(mined / "mined.parquet")
     (folder / "models").mkdir()
     (folder / "models/nano-mllm").symlink_to(nano)

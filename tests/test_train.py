@@ -259,9 +259,8 @@ def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, mon
     monkeypatch.setattr(backbones, "load", lambda *_, **__: None)
     monkeypatch.setattr(embedder, "train_embedder", lambda kind, table, *_, **more: handed.update(more, table=table))
     one = importlib.import_module(f"unime.doors.{door}").DOOR
-    sections = tuple(section.replace("{key}", "k-4") for section in one.sections)
     job = Job("k-4", 1, tmp_path, log=logging.getLogger("test"))
-    one.run(config.View(whole, sections), job, [tmp_path / "data", tmp_path / "mined", tmp_path / "model"], [tmp_path / "out"])
+    one.run(one.view(whole, "k-4"), job, [tmp_path / "data", tmp_path / "mined", tmp_path / "model"], [tmp_path / "out"])
     count = len(whole.data.train_sets)
     assert handed["pairs"].equals(pl.concat([pairs] * count)) and len(handed["table"]) == 20 * count
 
