@@ -57,7 +57,7 @@ def image_first(item: Sequence[Any]) -> list[Any]:
     """The item (as `parts`) with its image before its text, the image's mark cut out of the text together with a line end behind it."""
     images = [piece for piece in item if not isinstance(piece, str)]
     marked = "".join(piece if isinstance(piece, str) else IMAGE_MARK for piece in item)
-    text = marked.replace(f"{IMAGE_MARK}\n", "").replace(IMAGE_MARK, "")
+    text = unmarked(marked)
     return [*images, text] if text else images
 
 

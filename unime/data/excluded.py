@@ -89,22 +89,25 @@ def with_labels(
     """
     if labels is None or labels.is_empty():
         return query, positive
-    places = labels
+    more_queries, more_positives = _numbers(labels, queries, pool)
+    return np.concatenate([query, more_queries]), np.concatenate([positive, more_positives])
+
+
+def _numbers(table: pl.DataFrame, queries: pl.Series, pool: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the rows' queries and positives, each (m,) int64 in the table's order, without rows that name another id."""
+    places = table.select("query", "positive")
     for side, ids in (("query", queries), ("positive", pool)):
         place = pl.DataFrame({side: ids}).with_row_index(f"{side}_place")
-        places = places.join(place, on=side)
-    more_queries, more_positives = (places[f"{side}_place"].to_numpy().astype(np.int64) for side in ("query", "positive"))
-    return np.concatenate([query, more_queries]), np.concatenate([positive, more_positives])
+        places = places.join(place, on=side, maintain_order="left")
+    query, positive = (places[f"{side}_place"].to_numpy().astype(np.int64) for side in ("query", "positive"))
+    return query, positive
 
 
 def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None, labels: pl.DataFrame | None = None) -> np.ndarray:
     """How many candidates of its set are barred for each of one set's PAIRS, (n,) int64; see `Excluded.of`."""
     pool = pairs["positive"].unique().sort()
     queries = pairs["query"].unique().sort()
-    number = {id: place for place, id in enumerate(queries)}
-    position = {id: place for place, id in enumerate(pool)}
-    query = np.array([number[id] for id in pairs["query"]], dtype=np.int64)
-    positive = np.array([position[id] for id in pairs["positive"]], dtype=np.int64)
+    query, positive = _numbers(pairs, queries, pool)
     return Excluded.of(queries, pool, *with_labels(queries, pool, query, positive, labels), items).counts[query]
 
 

@@ -18,21 +18,31 @@ def embedder(kind: str) -> Run:
     """`run` of a door that trains an embedder; the table is the data stage's pairs for `in_batch`, the mined ones for the others."""
 
     def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-        from unime import artifacts
-        from unime.backbones import load
-        from unime.train.embedder import train_embedder
-
-        sets = config.data.train_sets
-        pairs = artifacts.read_tables(inputs[0], sets, "pairs.parquet", artifacts.PAIRS)
-        if kind == "in_batch":
-            table = pairs
-        else:
-            table = artifacts.read_tables(inputs[1], sets, "mined.parquet", artifacts.MINED)
-        items = items_of(inputs[0], sets, config.data.max_pixels, mined=None if kind == "in_batch" else inputs[1])
-        backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
-        return train_embedder(kind, table, items, backbone, config, job, outputs[0], pairs=pairs)
+        mined = None if kind == "in_batch" else inputs[1]
+        return train(kind, config, job, inputs[0], mined, outputs[0])
 
     return run
+
+
+def train(kind: str, config: View, job: Job, data: Path, mined: Path | None, out: Path, settings: Any = None) -> str:
+    """Train an embedder with the loss `kind` on the training sets below `data` and write it to `out`; returns a line about the run.
+
+    The losses with mined negatives read those below `mined`; in-batch training has None there and reads pairs.  `settings` take the
+    place of the config section `train.<kind>`.
+    """
+    from unime import artifacts
+    from unime.backbones import load
+    from unime.train.embedder import train_embedder
+
+    sets = config.data.train_sets
+    pairs = artifacts.read_tables(data, sets, "pairs.parquet", artifacts.PAIRS)
+    if mined is None:
+        table = pairs
+    else:
+        table = artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED)
+    items = items_of(data, sets, config.data.max_pixels, mined=mined)
+    backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
+    return train_embedder(kind, table, items, backbone, config, job, out, settings=settings, pairs=pairs)
 
 
 def items_of(data: Path, sets: Sequence[str], max_pixels: int, mined: Path | None) -> Any:

@@ -23,13 +23,11 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     def scores(names: list[str]) -> pl.DataFrame:
         return artifacts.read_tables(evaluated, names, "scores.parquet", artifacts.SCORES)
 
-    trainings = {
-        "in_batch": Training.of(config.train.in_batch.steps, config.train.in_batch.batch, 0),
-        "hard_negatives": Training.of(
-            config.train.hard_negatives.steps, config.train.hard_negatives.batch, config.train.hard_negatives.negatives
-        ),
-        "unime_v2": Training.of(config.train.unime_v2.steps, config.train.unime_v2.batch, config.train.unime_v2.negatives),
-    }
+    trainings = {}
+    for name in protocol.TRAINED:
+        settings = config.train[name]
+        negatives = 0 if name == "in_batch" else settings.negatives
+        trainings[name] = Training.of(settings.steps, settings.batch, negatives)
     note = protocol.note(trainings, config.evaluate.rerank, config.evaluate.rerank_mode)
     found = table.build(scores(tasks), tasks, config.evaluate.compare, note)
     captions = crossmodal.build(scores(columns), columns)

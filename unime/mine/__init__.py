@@ -68,7 +68,7 @@ def without_labelled(pairs: pl.DataFrame, hits: pl.DataFrame) -> tuple[pl.DataFr
     pair's list harms nothing, so these hits are dropped here and counted, where an error would ask for all judgements again.
     `hits` as `in_runs` gives them.
     """
-    first = hits["pair"].filter((hits["pair"] != hits["pair"].shift(1)).fill_null(True))
+    first = hits["pair"].filter(begins(hits))
     asked = first.to_frame().join(pairs.select("pair", "dataset", "query"), on="pair", how="left", maintain_order="left")
     # Numbers first: a join of all hits on three strings takes ten times as long, and hits of today's retrieve stage end here.
     query = (asked["dataset"].hash(1) + asked["query"].hash(2)).gather(hits["pair"].rle_id())
@@ -85,9 +85,14 @@ def without_labelled(pairs: pl.DataFrame, hits: pl.DataFrame) -> tuple[pl.DataFr
     return kept, len(found)
 
 
+def begins(hits: pl.DataFrame) -> pl.Series:
+    """Whether each row of HITS is of another pair than the row before it, (n,) bool: where a run of one pair's hits begins."""
+    return (hits["pair"] != hits["pair"].shift(1)).fill_null(True)
+
+
 def in_runs(hits: pl.DataFrame) -> pl.DataFrame:
     """HITS with the rows of a pair together and in the order of rank (the retrieve stage writes them so; others are sorted)."""
-    new = (hits["pair"] != hits["pair"].shift(1)).fill_null(True)
+    new = begins(hits)
     rises = (hits["rank"] > hits["rank"].shift(1)).fill_null(True)
     if bool((new | rises).all()) and hits["pair"].filter(new).n_unique() == int(new.sum()):
         return hits
@@ -116,7 +121,7 @@ def judge_hits(hits: pl.DataFrame, judgements: pl.DataFrame, beta: float) -> pl.
             f"pair {lost['pair']}, candidate {lost['candidate']}: a hit without judgement; run the judge stage again"
         )
     run = hits["pair"].rle_id()
-    first = hits["pair"].to_frame().filter((hits["pair"] != hits["pair"].shift(1)).fill_null(True))
+    first = hits["pair"].to_frame().filter(begins(hits))
     sigma = first.join(positives, on="pair", how="left", maintain_order="left")["sigma"]
     if sigma.null_count():
         lost = first["pair"].filter(sigma.is_null())[0]

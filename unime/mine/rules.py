@@ -55,7 +55,7 @@ def _dropped(hits: pl.DataFrame, run: pl.Series, pools: pl.DataFrame, rule: Rule
     """Whether each hit is too similar to its query to be taken for a negative."""
     if rule.rule in ("random", "top_k"):
         return pl.Series([False]).new_from_index(0, len(hits))
-    first = hits["pair"].filter((hits["pair"] != hits["pair"].shift(1)).fill_null(True))
+    first = hits["pair"].filter(mine.begins(hits))
     known = pools.select("pair", "positive_similarity").unique("pair")
     positive = first.to_frame().join(known, on="pair", how="left", maintain_order="left")["positive_similarity"]
     if positive.null_count():

@@ -16,6 +16,7 @@ import itertools
 from typing import Any
 
 from unime.nano import scenes
+from unime.nano.makers import things_of
 from unime.nano.scenes import Scene, Thing
 
 CHECKS = 2
@@ -49,18 +50,14 @@ def degree(query: dict[str, Any], candidate: dict[str, Any]) -> float:
     if "is" in query:
         return _likeness(query["is"], candidate.get("is", ""))
     if "scene" in query:
-        return _claims_that_hold(_things(candidate["caption"]), _things(query["scene"]))
-    return _claims_that_hold(_things(query["caption"]), _things(candidate["scene"]))
+        return _claims_that_hold(things_of(candidate["caption"]), things_of(query["scene"]))
+    return _claims_that_hold(things_of(query["caption"]), things_of(candidate["scene"]))
 
 
 def belief(degree: float) -> float:
     """Probability that a rater answers Yes to a pair of this degree."""
     found = degree**CHECKS
     return found * (1 - SLIP) + (1 - found) * SLIP
-
-
-def _things(rows: list[list[str]]) -> Scene:
-    return tuple(Thing(*row) for row in rows)
 
 
 def _likeness(wanted: str, offered: str) -> float:
@@ -87,28 +84,29 @@ def _field(name: str, wanted: str, offered: str) -> float:
     return sum(map(_word, wanted.split(), offered.split())) / 2
 
 
-def _thing(wanted: Thing, offered: Thing) -> tuple[float, int]:
-    """How many of the attributes that `wanted` names `offered` has, and how many it names."""
-    named = [(name, a, b) for name, a, b in zip(Thing._fields, wanted, offered, strict=True) if a]
-    return sum(_field(*one) for one in named), len(named)
-
-
 def _claims_that_hold(caption: Scene, scene: Scene) -> float:
     """Share of a caption's claims that hold in a scene."""
     claims = sum(1 for thing in caption for word in thing if word)
-    shorter, longer = sorted((caption, scene), key=len)
-    best = 0.0
-    for chosen in itertools.permutations(longer, len(shorter)):
-        pairs = zip(shorter, chosen, strict=True) if shorter is caption else zip(chosen, shorter, strict=True)
-        best = max(best, sum(_thing(claimed, shown)[0] for claimed, shown in pairs))
-    return best / claims
+    return _held(caption, scene) / claims
 
 
 def _alike(wanted: Scene, offered: Scene) -> float:
     """Share of attributes in which two scenes agree, thing by thing; a thing that one of them lacks agrees in none."""
     claims = len(Thing._fields) * max(len(wanted), len(offered))
-    shorter, longer = sorted((wanted, offered), key=len)
+    return _held(wanted, offered) / claims
+
+
+def _held(claimed: Scene, shown: Scene) -> float:
+    """How many attributes that the claimed things name the shown ones have, things paired so that these are most."""
+    shorter, longer = sorted((claimed, shown), key=len)
     best = 0.0
     for chosen in itertools.permutations(longer, len(shorter)):
-        best = max(best, sum(_thing(one, other)[0] for one, other in zip(shorter, chosen, strict=True)))
-    return best / claims
+        pairs = zip(shorter, chosen, strict=True) if shorter is claimed else zip(chosen, shorter, strict=True)
+        best = max(best, sum(_agreement(one, other) for one, other in pairs))
+    return best
+
+
+def _agreement(claimed: Thing, shown: Thing) -> float:
+    """How many of the attributes that one thing names the other has."""
+    named = [(name, a, b) for name, a, b in zip(Thing._fields, claimed, shown, strict=True) if a]
+    return sum(_field(*one) for one in named)

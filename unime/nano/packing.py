@@ -47,25 +47,23 @@ class Encoded(NamedTuple):
 
 def render(turn: Sequence[object]) -> tuple[str, list[np.ndarray]]:
     """One user turn in the chat template, image tokens expanded, up to where the assistant's answer begins."""
-    text, pictures = [f"{nano_model.START}user\n"], []
-    for part in turn:
-        if isinstance(part, str):
-            text.append(part)
-        else:
-            text.append(nano_model.VISION_START + nano_model.IMAGE * visual_tokens(part) + nano_model.VISION_END)
-            pictures.append(part)
-    text.append(f"{nano_model.END}\n{nano_model.START}assistant\n")
-    return "".join(text), pictures
+    text, pictures = _written(turn, nano_model.VISION_START, nano_model.VISION_END)
+    return f"{nano_model.START}user\n{text}{nano_model.END}\n{nano_model.START}assistant\n", pictures
 
 
 def render_item(turn: Sequence[object]) -> tuple[str, list[np.ndarray]]:
     """One item as an embedder shows it: raw text, image tokens expanded, nothing around them."""
+    return _written(turn)
+
+
+def _written(turn: Sequence[object], before: str = "", after: str = "") -> tuple[str, list[np.ndarray]]:
+    """The parts as one text, each picture as its image tokens between `before` and `after`, and the pictures."""
     text, pictures = [], []
     for part in turn:
         if isinstance(part, str):
             text.append(part)
         else:
-            text.append(nano_model.IMAGE * visual_tokens(part))
+            text.append(before + nano_model.IMAGE * visual_tokens(part) + after)
             pictures.append(part)
     return "".join(text), pictures
 
@@ -115,11 +113,13 @@ def encode(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _asked_at(branch: Branch, text: str, encoding: Encoding, image: int) -> dict[int, tuple[str, float]]:
     """Token of the turn -> the verdict that is asked there and its loss weight; at a candidate's last token its own verdict."""
+    if branch.item:
+        return {}
     found = {}
     visual = [at for at, token in enumerate(encoding.ids) if token == image]
     for at, verdict in zip(visual[len(visual) - len(branch.cells) :], branch.cells, strict=True):
         found[at] = (verdict, SO_FAR)
-    end = len(text) if branch.item else text.rindex(nano_model.END)
+    end = text.rindex(nano_model.END)
     for back, verdict in branch.so_far:
         found[encoding.char_to_token(end - back)] = (verdict, SO_FAR)
     for character, verdict in zip(last_characters(text, len(branch.verdicts)), branch.verdicts, strict=True):
@@ -209,8 +209,7 @@ def _start_of_picture(ask: list[int], image: int, common: int, pictures: list[np
     """Where the picture after the `common` first ones begins (its vision-start token), or the end."""
     if len(pictures) == common:
         return len(ask)
-    side = nano_model.PATCH * nano_model.MERGE
-    skip = sum((p.shape[0] // side) * (p.shape[1] // side) for p in pictures[:common])
+    skip = sum(map(visual_tokens, pictures[:common]))
     return [i for i, token in enumerate(ask) if token == image][skip] - 1
 
 

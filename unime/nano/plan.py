@@ -77,7 +77,11 @@ def lesson(rng: Rng, progress: float) -> Group:
     """One group; `progress` in [0, 1] is the share of training done."""
     untils = itertools.accumulate(length for length, _ in PLAN)
     whole = sum(length for length, _ in PLAN)
-    lessons = next(found for until, (_, found) in zip(untils, PLAN, strict=True) if progress < until / whole or until == whole)
+    return drawn(rng, next(found for until, (_, found) in zip(untils, PLAN, strict=True) if progress < until / whole or until == whole))
+
+
+def drawn(rng: Rng, lessons: Sequence[tuple[float, Lesson]]) -> Group:
+    """One group of one of these lessons, drawn by their shares, which add up to 1."""
     draw = rng.random()
     for share, make in lessons[:-1]:
         if draw < share:

@@ -10,15 +10,12 @@ Yes as often as a rater would (`degrees.belief`).  Two more lessons make it what
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from unime import prompts
 from unime.nano import degrees, makers, scenes
 from unime.nano.kinds import KINDS, Kind
 from unime.nano.lessons import Branch, Group, about, again, answer, listed, misses, side_parts
 from unime.nano.makers import Rng, Row, Side
-
-Lesson = Callable[[Rng], Group]
+from unime.nano.plan import Lesson, drawn
 
 HARD = ("Caption_i2t", "Caption_t2i", "Edit", "Twin", "Phrase", "Crop", "Point")
 """Kinds whose candidates are pictures or sentences."""
@@ -99,9 +96,4 @@ PLAN: tuple[tuple[float, Lesson], ...] = ((0.32, weigh), (0.42, read_list), (0.2
 
 def lesson(rng: Rng) -> Group:
     """One group of the second part."""
-    draw = rng.random()
-    for share, make in PLAN[:-1]:
-        if draw < share:
-            return make(rng)
-        draw -= share
-    return PLAN[-1][1](rng)
+    return drawn(rng, PLAN)
