@@ -13,7 +13,7 @@ from published import job, read_sets
 from unime import artifacts, backbones, judge, prompts
 from unime.artifacts import ArtifactError
 from unime.data.items import Items
-from unime.judge import Question, shared_prefix, transformers_backend
+from unime.judge import Question, backends, shared_prefix, transformers_backend
 from unime.judge.tokens import Tokens
 
 SETS = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoEdit", "NanoPhrase"]  # text, image and both, on either side
@@ -293,8 +293,8 @@ def test_tables_of_different_runs_and_unknown_backends_are_refused(data, config,
         run(pairs.tail(3), hits, engine, tmp_path)
     settings, log = config.judge, job(tmp_path).log
     with pytest.raises(ValueError, match="judge.backend 'vlm' is not known; known: 'transformers', 'vllm', 'openai'"):
-        judge.open_backend(settings.model_copy(update={"backend": "vlm"}), nano, data[0], models=config.models, log=log)
-    opened = judge.open_backend(settings, nano, data[0], models=config.models, log=log)
+        backends.open_backend(settings.model_copy(update={"backend": "vlm"}), nano, data[0], models=config.models, log=log)
+    opened = backends.open_backend(settings, nano, data[0], models=config.models, log=log)
     assert isinstance(opened, transformers_backend.TransformersJudge) and opened.batch_tokens == settings.transformers.batch_tokens
 
 
@@ -302,7 +302,7 @@ def test_tables_of_different_runs_and_unknown_backends_are_refused(data, config,
 @pytest.mark.parametrize("form", ["unime", "public"])
 def test_every_backend_asks_in_the_format_of_the_configuration(backend, form, data, config, nano: Path, tmp_path: Path):
     settings = config.judge.model_copy(update={"backend": backend, "prompt": form})
-    opened = judge.open_backend(settings, nano, data[0], models=config.models, log=job(tmp_path).log)
+    opened = backends.open_backend(settings, nano, data[0], models=config.models, log=job(tmp_path).log)
     assert opened.form == form
 
 

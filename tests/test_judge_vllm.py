@@ -31,7 +31,7 @@ from unime.__main__ import open_door
 from unime.backbones import ModelError
 from unime.data.items import Items
 from unime.job import Job
-from unime.judge import Question, vllm_backend
+from unime.judge import Question, backends, vllm_backend
 from unime.judge.transformers_backend import TransformersJudge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ def here(folder: Path, item: str, scratch: Path) -> tuple[pl.DataFrame, float]:
     settings = config.judge.model_copy(update={"backend": "transformers"})
     items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
     one = config.judge.models[item]
-    backend = judge.open_backend(settings, one.model, items, models=config.models, log=job(scratch).log)
+    backend = backends.open_backend(settings, one.model, items, models=config.models, log=job(scratch).log)
     start, parts = time.monotonic(), []
     for name in SETS:
         pairs = artifacts.read_table(folder / f"results/data/train/{name}/pairs.parquet", artifacts.PAIRS)
@@ -223,7 +223,7 @@ def test_without_vllm_the_remedy_is_named(folder: Path, nano: Path, config, tmp_
     monkeypatch.setitem(sys.modules, "vllm", None)
     items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
     settings = config.judge.model_copy(update={"backend": "vllm"})
-    backend = judge.open_backend(settings, nano, items, models=config.models, log=job(tmp_path).log)
+    backend = backends.open_backend(settings, nano, items, models=config.models, log=job(tmp_path).log)
     with pytest.raises(ModelError, match=r"'vllm', and vllm cannot be imported .* --use-conda.*envs/judge-vllm.yaml"):
         backend.answers(questions(folder))
 

@@ -256,13 +256,17 @@ def test_tokens_of_the_reranker_are_what_it_reads(run: Path, asked, nano: Path, 
         for words in ("unime", "public")
     }
     assert len(set(counted.values())) == len(counted), "each mode and format has its own tokens"
-    read, encode = [], backbone.encode
-    monkeypatch.setattr(backbone, "encode", lambda prompt: read.append(encode(prompt)) or read[-1])
+    read, encode, pack = [], backbone.encode, shared_prefix.pack
+    if mode == "pairwise":  # packed: a query's common beginning once
+        monkeypatch.setattr(shared_prefix, "pack", lambda groups, of: read.append(pack(groups, of)) or read[-1])
+    else:
+        monkeypatch.setattr(backbone, "encode", lambda prompt: read.append(encode(prompt)) or read[-1])
     given = rerank.Lists(backbone, sizes.items, [query for query, _ in rows], [shown for _, shown in rows], form)
     rerank.reader(mode)(given, range(len(rows)), 8192)
     answers = [[len(told) for told in rerank.answer_tokens(backbone, len(shown))] for _, shown in rows]
     behind = {"likelihood": sum(map(sum, answers)), "generate": sum(map(max, answers)), "pairwise": 0}
-    assert len(read) == (sum(len(shown) for _, shown in rows) if mode == "pairwise" else len(rows))
+    sequences = sum(len(one.last) for one in read) if mode == "pairwise" else len(read)
+    assert sequences == (sum(len(shown) for _, shown in rows) if mode == "pairwise" else len(rows))
     assert counted[mode, form] == sum(len(one.ids) for one in read) + behind[mode]
 
 
@@ -279,7 +283,8 @@ def with_reranker(config, listed: str, captions: str, form: str = "unime"):
         ("likelihood", "pairwise", {"likelihood", "pairwise"}, ["queries, listwise", "queries, partly pairwise"]),
         ("likelihood", "listwise", {"likelihood"}, ["queries, listwise", "queries, listwise"]),
         ("generate", "listwise", {"generate"}, ["queries, listwise", "queries, listwise"]),
-        ("pairwise", "listwise", {"pairwise"}, ["queries, pairwise", "queries, pairwise"]),
+        ("pairwise", "listwise", {"likelihood", "pairwise"}, ["queries, pairwise", "queries, partly pairwise"]),
+        ("pairwise", "pairwise", {"pairwise"}, ["queries, pairwise", "queries, pairwise"]),
     ],
 )
 def test_each_column_is_counted_in_its_own_mode(run: Path, asked, listed: str, captions: str, modes: set, texts: list) -> None:
@@ -289,7 +294,9 @@ def test_each_column_is_counted_in_its_own_mode(run: Path, asked, listed: str, c
     assert set(load.by_mode) == modes and sum(load.by_mode.values()) == pytest.approx(load.tokens)
     whole = dict.fromkeys(modes, 0.0)
     for name in COLUMNS:
-        mode = "pairwise" if name == "NanoCrepe_swap" and captions == "pairwise" else listed
+        mode = listed
+        if name == "NanoCrepe_swap":
+            mode = captions if captions == "pairwise" else listed.replace("pairwise", "likelihood")
         rows = lists.of_folder(run / "results/data/eval" / name, 10**6, asked.evaluate.rerank)
         assert len(rows) <= tokens.SAMPLE // (5 * len(COLUMNS)), "nothing is left to a sample"
         whole[mode] += sum(lists.read(sizes, query, shown, mode, "unime") for query, shown in rows)
@@ -337,20 +344,24 @@ def test_rates_are_measured_in_the_configured_mode_and_prompt_formats(run: Path,
 
 
 def test_assumed_tokens_of_the_reranker_follow_its_modes(values: dict, tmp_path: Path) -> None:
-    """An item of 600 tokens, 64 of instruction: a list repeats neither, a pair repeats both with the query."""
-    config, found = config_module.parse(values), {}
+    """An item of 600 tokens, 64 of instruction: neither is repeated, in a list or for pairs that share what stands before the candidate."""
+    config, found, captions = config_module.parse(values), {}, {}
     for listed, pairs in (("likelihood", "listwise"), ("pairwise", "listwise"), ("likelihood", "pairwise")):
         changed = with_reranker(config, listed, pairs)
         plan = Estimate(changed, Options(item_tokens=600), tmp_path, tmp_path)
         works = {work.stage: work for work in plan.work}
         for stage in ("evaluate_reranker", "crossmodal_reranker"):
-            found[stage, listed, pairs] = plan._assumed(works[stage]).tokens
+            load = plan._assumed(works[stage])
+            found[stage, listed, pairs] = load.tokens
+        captions[listed, pairs] = load
     column = counts.tasks(config, ["NanoCrepe_swap"], tmp_path)[0]
     queries, n = works["evaluate_reranker"].count, config.evaluate.rerank
     assert found["evaluate_reranker", "likelihood", "pairwise"] == queries * (64 + (1 + n) * 600)
-    assert found["evaluate_reranker", "pairwise", "listwise"] == queries * n * (64 + 2 * 600)
-    gained = found["crossmodal_reranker", "likelihood", "pairwise"] - found["crossmodal_reranker", "likelihood", "listwise"]
-    assert gained == column.queries * (2 * (64 + 2 * 600) - (64 + 3 * 600))
+    assert found["evaluate_reranker", "pairwise", "listwise"] == queries * (64 + (1 + n) * 600)
+    by_mode = {mode: load.by_mode for mode, load in captions.items()}
+    assert set(by_mode["likelihood", "listwise"]) == {"likelihood"}
+    assert by_mode["pairwise", "listwise"]["likelihood"] == column.queries * (64 + 3 * 600)
+    assert by_mode["likelihood", "pairwise"]["pairwise"] == column.queries * (64 + 3 * 600)
 
 
 def test_tokens_of_items_are_their_prompts(run: Path, asked, nano: Path) -> None:

@@ -150,7 +150,8 @@ class Evaluate(Section):
     )
     rerank_image_size: Side | None = Field(description="as image_size, of the reranker's images; null: train.reranker.image_size")
     compositional_rerank: Literal["pairwise", "listwise"] = Field(
-        description="SugarCrepe with reranker; pairwise: P(Yes) of each caption alone (public code); listwise: both captions in one list"
+        description="SugarCrepe with reranker; pairwise: P(Yes) of each caption alone (public code); listwise: both captions in one list "
+        "(by likelihood where rerank_mode shows no list)"
     )
     tie_rule: Literal["content", "vlm2vec_v1", "vlm2vec_v2", "unime_v2"] = Field(
         description="content: a candidate equal in content to the right one is right, other ties are wrong; vlm2vec_v1: the first index "

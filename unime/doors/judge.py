@@ -13,7 +13,8 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.data.items import Items
-    from unime.judge import Later, judge, open_backend
+    from unime.judge import Later, judge
+    from unime.judge.backends import open_backend
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
     hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)

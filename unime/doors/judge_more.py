@@ -13,7 +13,8 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.data.items import Items
-    from unime.judge import judge, open_backend
+    from unime.judge import judge
+    from unime.judge.backends import open_backend
 
     data, retrieved, model = inputs
     settings, mode, count = config.judge, config.judge.models[job.item].mode, 0

@@ -31,6 +31,8 @@ from unime.backbones.base import IGNORED
 from unime.config import View
 from unime.data.items import Content, Items
 from unime.embed import Lanes
+from unime.judge import Question
+from unime.judge.transformers_backend import TransformersJudge
 
 SHARD = 128
 """Queries of a shard; a killed run loses one shard at most, and batches do not reach over shards, so they are the same every time."""
@@ -42,8 +44,6 @@ _SCORES = {"row": pl.Int64, "scores": pl.List(pl.Float64), "text": pl.String}
 Track = Callable[..., Iterable]
 Result = tuple[int, list[float], str]
 """Row, scores of its candidates, generated text."""
-Pair = tuple[int, str]
-"""Row and one of its candidates."""
 
 
 def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content], form: str = prompts.UNIME) -> Prompt:
@@ -87,27 +87,6 @@ class Lists:
                 found.append(self.backbone.encode(shown))
             except ValueError as error:
                 raise ValueError(f"query {self.queries[row]} with {len(self.lists[row])} candidates: {error}") from error
-        return found
-
-    def plan_pairs(self, rows: Sequence[int], batch_tokens: int) -> list[list[Pair]]:
-        """Each row with each of its candidates, in batches of at most `batch_tokens` tokens, padding included; longest first."""
-        pairs = [(row, candidate) for row in rows for candidate in self.lists[row]]
-        lengths = []
-        for row, candidate in pairs:
-            query = self.items.peek(self.queries[row])
-            asked = pair_prompt(self.backbone, query, self.items.peek(candidate), self.form)
-            lengths.append(self.backbone.length(asked))
-        return [[pairs[place] for place in batch] for batch in shards.batches(lengths, batch_tokens)]
-
-    def encoded_pairs(self, batch: Sequence[Pair]) -> list[Encoded]:
-        """Pairwise prompts.  Raises ValueError naming the query and the candidate of one that is too long."""
-        found = []
-        for row, candidate in batch:
-            asked = pair_prompt(self.backbone, self.items[self.queries[row]], self.items[candidate], self.form)
-            try:
-                found.append(self.backbone.encode(asked))
-            except ValueError as error:
-                raise ValueError(f"query {self.queries[row]} with candidate {candidate}: {error}") from error
         return found
 
 
@@ -175,26 +154,19 @@ def answers(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result
     return results
 
 
-@torch.no_grad()
 def log_odds(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:
-    """For each row: the log odds of Yes against No for each of its candidates, asked for alone, and no text."""
-    backbone = asked.backbone
-    words = [backbone.token(prompts.YES), backbone.token(prompts.NO)]
-    plan = asked.plan_pairs(rows, batch_tokens)
+    """For each row: the log odds of Yes against No for each of its candidates, asked for alone, and no text.
 
-    @torch.no_grad()  # a thread's own
-    def work(batch: list[Pair]) -> list[float]:
-        encoded = asked.encoded_pairs(batch)
-        with lanes.turn:
-            logits = backbone.answer_logits(backbone.collate(encoded), words)
-            return (logits[:, 0] - logits[:, 1]).tolist()
-
-    with Lanes(backbone.device) as lanes:
-        done = list(shards.spread(plan, work, lanes.count))
-    known: dict[Pair, float] = {}
-    for batch, values in zip(plan, done, strict=True):
-        known.update(zip(batch, values, strict=True))
-    return [(row, [known[row, candidate] for candidate in asked.lists[row]], "") for row in rows]
+    It is the judge's question, so the judge reads it: all candidates of a query share the tokens before them.
+    """
+    judge = TransformersJudge(asked.backbone, asked.items, batch_tokens, asked.form)
+    questions = [Question(asked.queries[row], tuple(dict.fromkeys(asked.lists[row]))) for row in rows]
+    results = []
+    for row, question, logits in zip(rows, questions, judge.answers(questions), strict=True):
+        odds = logits.astype(np.float64)[:, 0] - logits[:, 1]
+        known = dict(zip(question.candidates, odds.tolist(), strict=True))
+        results.append((row, [known[candidate] for candidate in asked.lists[row]], ""))
+    return results
 
 
 def answer_tokens(backbone: Backbone, count: int) -> list[list[int]]:

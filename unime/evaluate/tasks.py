@@ -146,8 +146,11 @@ def is_papers(group: str, names: Iterable[str]) -> bool:
 def rerank_mode(settings: Any, compositional: bool) -> str:
     """How the reranker reads a query's candidates (see `unime.evaluate.rerank`); `settings` is the config section evaluate.
 
-    `compositional`: the candidates are an image's true and false caption, for which evaluate.compositional_rerank may ask for pairs.
+    `compositional`: the candidates are an image's true and false caption, which evaluate.compositional_rerank has read in one list or
+    one by one, whatever the other tasks do; where those show no list, this one is read by likelihoods.
     """
-    if compositional and settings.compositional_rerank == "pairwise":
+    if not compositional:
+        return settings.rerank_mode
+    if settings.compositional_rerank == "pairwise":
         return "pairwise"
-    return settings.rerank_mode
+    return "likelihood" if settings.rerank_mode == "pairwise" else settings.rerank_mode

@@ -8,7 +8,6 @@ here.  The pair's own positive is judged too.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +16,6 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts, shards
-from unime.data.items import Items
 from unime.job import Part
 
 PENALTY = 1.05
@@ -44,23 +42,6 @@ class Later:
 
     def answers(self, questions: Sequence[Question]) -> list[np.ndarray]:
         return self._opened().answers(questions)
-
-
-def open_backend(settings: Any, folder: str | Path, items: Items, *, models: Any, log: logging.Logger) -> Backend:
-    """The judge of `settings.backend` on a model folder.
-
-    `settings` is the config's section `judge` and `models` the one of that name.  Only the chosen backend's module is imported: each has
-    an environment of its own (envs/judge-*.yaml).  Raises ValueError for an unknown backend, ModelError for a damaged folder.
-    """
-    if settings.backend == "transformers":
-        from unime.judge.transformers_backend import open_judge
-    elif settings.backend == "vllm":
-        from unime.judge.vllm_backend import open_judge
-    elif settings.backend == "openai":
-        from unime.judge.openai_backend import open_judge
-    else:
-        raise ValueError(f"judge.backend {settings.backend!r} is not known; known: 'transformers', 'vllm', 'openai'")
-    return open_judge(folder, items, settings, models=models, log=log)
 
 
 def blocks(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:

@@ -58,7 +58,7 @@ class _Again(Exception):
 
 
 def open_judge(_: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> OpenaiJudge:
-    """See `unime.judge.open_backend`; the model is the server's, and the folder is not looked into."""
+    """See `unime.judge.backends.open_backend`; the model is the server's, and the folder is not looked into."""
     return OpenaiJudge(items, settings.openai, settings.image_size, log, settings.prompt)
 
 

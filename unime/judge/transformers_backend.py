@@ -32,7 +32,7 @@ LOOKED = 16  # pictures of a block that a thread holds as pixels at a time
 
 
 def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> TransformersJudge:
-    """See `unime.judge.open_backend`."""
+    """See `unime.judge.backends.open_backend`."""
     backbone = load(folder, models=models, image_size=settings.image_size)
     return TransformersJudge(backbone, items, settings.transformers.batch_tokens, settings.prompt)
 
@@ -78,12 +78,15 @@ class TransformersJudge:
         """The question's prompts as token arrays, in the order of its candidates; a picture is one object wherever it is shown: of those
         at hand in `shown`, by the image's place, or of the store's."""
         query = self._parts(question.query, shown)
-        turns = [prompts.judge_turn(query, self._parts(candidate, shown), self.form) for candidate in question.candidates]
-        asked = [self.backbone.chat_prompt(turn) for turn in turns]
-        try:
-            return [self.backbone.encode(prompt, self.tokens.ids(prompt.text)) for prompt in asked]
-        except ValueError as error:
-            raise ValueError(f"query {question.query} with a candidate: {error}") from error
+        found = []
+        for candidate in question.candidates:
+            turn = prompts.judge_turn(query, self._parts(candidate, shown), self.form)
+            prompt = self.backbone.chat_prompt(turn)
+            try:
+                found.append(self.backbone.encode(prompt, self.tokens.ids(prompt.text)))
+            except ValueError as error:
+                raise ValueError(f"query {question.query} with candidate {candidate}: {error}") from error
+        return found
 
     def _parts(self, id: str, shown: Mapping[tuple[str, str], Picture]) -> list:
         picture = (shown.get(self.items.image_place(id)) or self.pictures[id]) if self.items.has_image(id) else None

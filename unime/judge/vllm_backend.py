@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
 
 def open_judge(folder: str | Path, items: Items, settings: Any, *, models: Any, log: logging.Logger) -> VllmJudge:
-    """See `unime.judge.open_backend`."""
+    """See `unime.judge.backends.open_backend`."""
     backbone = load(folder, models=models, image_size=settings.image_size, weights=False)
     return VllmJudge(backbone, items, settings.vllm, log, settings.prompt)
 

@@ -11,8 +11,12 @@ import numpy as np
 
 from unime import artifacts, prompts
 from unime.evaluate import rerank
+from unime.judge import Question
 from unime.plan import counts
-from unime.plan.tokens import Load, Sizes, drawn, ending
+from unime.plan.tokens import Load, Sizes, drawn, ending, of_questions
+
+UNCUT = 1 << 40
+"""Tokens of a forward pass that holds any query with its candidates."""
 
 
 class Asked(NamedTuple):
@@ -59,13 +63,13 @@ def of_lists(sizes: Sizes, asked: Iterable[Asked], form: str) -> Load:
 def read(sizes: Sizes, query: str, shown: Sequence[str], mode: str, form: str) -> int:
     """Tokens that the reranker reads of a query and its shown candidates, in a mode of evaluate.rerank_mode and a prompt format.
 
-    `pairwise`: a prompt a candidate, each with the instruction and the query.  `likelihood`: the list's prompt and all its answers.
-    `generate`: the list's prompt and one answer, the longest; a model that is not trained to may write more.
+    `pairwise`: a prompt a candidate, whose common beginning (instruction and query) is read once.  `likelihood`: the list's prompt and
+    all its answers.  `generate`: the list's prompt and one answer, the longest; a model that is not trained to may write more.
     """
     backbone, content = sizes.backbone, sizes.content(query)
     candidates = [sizes.content(id) for id in shown]
     if mode == "pairwise":
-        return sum(backbone.length(rerank.pair_prompt(backbone, content, candidate, form)) for candidate in candidates)
+        return of_questions([Question(query, tuple(dict.fromkeys(shown)))], sizes, UNCUT, form)[0]
     listed = backbone.length(rerank.prompt(backbone, content, candidates, form))
     answers = [ending(backbone, prompts.list_answer(number)) for number in range(1, len(shown) + 1)]
     return listed + (max(answers) if mode == "generate" else sum(answers))
@@ -78,7 +82,5 @@ def assumed(config: Any, names: Sequence[str], root: Path, instruction: int, siz
     for one in counts.tasks(config, names, root):
         most = 2 if counts.compositional(config, one.name) else config.evaluate.rerank
         shown = min(most, config.evaluate.rerank)
-        mode = modes[one.name]
-        each = shown * (instruction + 2 * size) if mode == "pairwise" else instruction + (1 + shown) * size
-        by_mode[mode] += one.queries * each
+        by_mode[modes[one.name]] += one.queries * (instruction + (1 + shown) * size)  # candidates alone share what stands before them
     return Load(sum(by_mode.values()), by_mode=dict(by_mode))
