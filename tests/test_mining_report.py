@@ -61,16 +61,33 @@ def test_counts_and_histograms(tables: dict[str, pl.DataFrame]):
     assert "false" not in a
 
 
-def test_false_negative_shares_equal_a_count_by_hand(tables: dict[str, pl.DataFrame]):
-    figures = mining.report(**tables, beta=0.01, truth=ByNumber())
+class ByTable(ByNumber):
+    """As `ByNumber`, but some queries ask for another number than the one at their end."""
+
+    def __init__(self, other: dict[str, str]):
+        self.other = other
+
+    def matches_many(self, dataset: str, query: str, candidates: list[str]) -> np.ndarray:
+        return np.array([candidate[-1] == self.other.get(query, query[-1]) for candidate in candidates])
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_false_negative_shares_equal_a_count_by_hand(tables: dict[str, pl.DataFrame], wrong: int):
+    """Also where the labels of some pairs are wrong: the two first queries of A really ask for number 2."""
+    queries = tables["pairs"]["query"].to_list()
+    asks = {query: query[-1] for query in queries} | dict.fromkeys(queries[:wrong], "2")
+    figures = mining.report(**tables, beta=0.01, truth=ByTable(asks))
     a, b = (one["false"] for one in figures["sets"])
-    assert a["retrieved"] == pytest.approx(6 / 30) and a["dropped"] == 1.0 and a["mined"] == 0.0
+    if not wrong:
+        assert a["retrieved"] == pytest.approx(6 / 30) and a["dropped"] == 1.0 and a["mined"] == 0.0
+    assert [one["wrong_labels"] for one in figures["sets"]] == pytest.approx([wrong / 6, 0.0])
+    assert figures["all"]["wrong_labels"] == pytest.approx(wrong / 12)
     pairs = list(tables["pairs"].iter_rows(named=True))
     for name, found in (("A", a), ("B", b)):
         universe = {one["positive"] for one in pairs if one["dataset"] == name}
         for key, others in (("in_batch", pairs), ("in_batch_own_set", [one for one in pairs if one["dataset"] == name])):
             right = [
-                other["positive"] in universe and other["positive"][-1] == one["query"][-1]
+                other["positive"] in universe and other["positive"][-1] == asks[one["query"]]
                 for one, other in itertools.product(pairs, others)
                 if one["dataset"] == name and one["pair"] != other["pair"]
             ]
@@ -116,9 +133,9 @@ def test_sampled_shares_are_close_to_the_exact_ones(monkeypatch: pytest.MonkeyPa
     rows = [(f"{name}{i}", name, i, f"q{name}{i}-{i % 10}", f"{name}{i % 40:02d}") for name in "AB" for i in rng.permutation(400).tolist()]
     pairs = pl.DataFrame(rows, schema=artifacts.PAIRS, orient="row")
     own = pairs.filter(pl.col("dataset") == "A")
-    exact = mining._in_batch(pairs, own, ByNumber(), rng)
+    exact = mining._in_batch(pairs, own, ByNumber(), rng, 1.0)
     monkeypatch.setattr(mining, "LOOKS", 15_999)  # one fewer than 400 queries times 40 candidates
-    sampled = mining._in_batch(pairs, own, ByNumber(), rng)
+    sampled = mining._in_batch(pairs, own, ByNumber(), rng, 1.0)
     assert exact == pytest.approx((39 / 399, 39 / 799))
     assert sampled != exact and sampled == pytest.approx(exact, rel=0.1)
 

@@ -96,16 +96,25 @@ def test_one_set_has_two_candidates_and_one_has_true_duplicates(suite):
     assert len(set(ids)) < len(ids) == twins["pos_image_path"].n_unique(), "duplicates must be equal bytes under different names"
 
 
-def test_the_side_table_knows_every_training_item_and_says_that_each_positive_is_right(suite):
-    for name in kinds.TRAIN_SETS:
-        truth = Truth.load(suite / "train" / name / "truth.parquet")
-        table = pl.read_parquet(suite / "train" / name / "original-00000-of-00001.parquet")
-        with zipfile.ZipFile(suite / "train" / name / "images.zip") as archive:
-            ids = [
-                [content_id(text, archive.read(path) if path else None) for text, path in zip(table[t], table[p], strict=True)]
-                for t, p in (("qry", "qry_image_path"), ("pos_text", "pos_image_path"))
-            ]
-        assert all(truth.matches(name, q, c) for q, c in zip(*ids, strict=True))
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_side_table_knows_every_training_item_and_says_which_labels_are_wrong(share, config, tmp_path):
+    settings = config.nano.suite.model_copy(update={"train_rows": 60, "eval_rows": 2, "candidates": 4, "wrong_labels": share})
+    writer.write(tmp_path, settings)
+    wrong = {name: np.mean([not right for right in labels(tmp_path, name)]) for name in kinds.TRAIN_SETS}
+    assert np.mean(list(wrong.values())) == pytest.approx(share, abs=0.07)
+    assert all((found > 0) == (share > 0) for found in wrong.values())
+
+
+def labels(suite, name):
+    """Whether each row's positive answers its query, by the side table of one training set."""
+    truth = Truth.load(suite / "train" / name / "truth.parquet")
+    table = pl.read_parquet(suite / "train" / name / "original-00000-of-00001.parquet")
+    with zipfile.ZipFile(suite / "train" / name / "images.zip") as archive:
+        query, candidate = (
+            [content_id(text, archive.read(path) if path else None) for text, path in zip(table[texts], table[paths], strict=True)]
+            for texts, paths in (("qry", "qry_image_path"), ("pos_text", "pos_image_path"))
+        )
+    return [truth.matches(name, q, c) for q, c in zip(query, candidate, strict=True)]
 
 
 def test_evaluation_candidates_hold_exactly_one_right_answer_and_it_is_the_first(config, monkeypatch):

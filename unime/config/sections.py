@@ -27,6 +27,7 @@ class Suite(Section):
     train_rows: Positive = Field(description="rows of each training set")
     eval_rows: Positive = Field(description="queries of each evaluation task")
     candidates: Annotated[int, Field(ge=2)] = Field(description="candidates of a query where the task is not a label set")
+    wrong_labels: Annotated[float, Field(ge=0, lt=1)] = Field(description="share of training pairs with a positive that is not right")
 
 
 class Pretrain(Section):

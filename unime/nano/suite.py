@@ -101,11 +101,14 @@ def _train_set(folder: Path, name: str, settings: Suite) -> int:
     pngs: list[tuple[Row, bytes | None]] = []
     for number in range(settings.train_rows):
         row = kind.make(rng, "train", kind.phrasings[:1])
+        mislabelled = rng.random() < settings.wrong_labels
+        if mislabelled:
+            row = row._replace(positive=_wrong_label(rng, kind, row))
         candidate = None if row.positive.picture is None else png_of(row.positive.picture)
-        if name == DUPLICATES and pngs and rng.random() < 0.25:
+        if name == DUPLICATES and pngs and not mislabelled and rng.random() < 0.25:
             earlier, candidate = pngs[rng.integers(len(pngs))]
             row = Row(makers.twin_query(rng, earlier.scene, kind.phrasings[0]), earlier.positive, earlier.scene)
-        if name == DUPLICATES and len(pngs) < 1000:
+        if name == DUPLICATES and not mislabelled and len(pngs) < 1000:
             pngs.append((row, candidate))
         query = None if row.query.picture is None else png_of(row.query.picture)
         for prefix, side, png in (("qry", row.query, query), ("pos", row.positive, candidate)):
@@ -122,6 +125,14 @@ def _train_set(folder: Path, name: str, settings: Suite) -> int:
     truth = pl.DataFrame(facts, schema=artifacts.TRUTH).unique(["id", "dataset", "side", "facts"], maintain_order=True)
     artifacts.write_table(truth, folder / "truth.parquet", artifacts.TRUTH)
     return count
+
+
+def _wrong_label(rng: np.random.Generator, kind: Kind, row: Row) -> Side:
+    """The right answer to another query, which is wrong for this one."""
+    while True:
+        side = kind.make(rng, "train", kind.phrasings[:1]).positive
+        if not makers.meets(row.query.facts, side.facts):
+            return side
 
 
 def _paraphrase(text: str, kind: Kind, number: int) -> str:

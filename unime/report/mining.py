@@ -25,6 +25,7 @@ LOOKS = 100_000
 """Questions to the ground truth per data set and figure; beyond it a sample is drawn."""
 
 SHARES = ("retrieved", "dropped", "mined", "in_batch_own_set", "in_batch")
+"""Candidates that really answer the query: the false negatives among them."""
 
 Miner = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]]
 """(PAIRS, HITS, POOLS) of one set -> (MINED, report), as `unime.mine.rules.mine_by_rule` gives them by one rule."""
@@ -52,7 +53,8 @@ def report(
     Counts: pairs, mined, pool (distinct candidates of the set), labelled and itself (candidates that are no negatives, summed over pairs),
     candidates (retrieved), delta and alpha (candidates removed), repeated and fallback (rows of the mined table), sigma (mean score of the
     positives), scores and sigmas (histograms of BINS equal bins over [0, 1]).  With a truth, `false`: shares of candidates that really
-    answer the query, of those retrieved, of those dropped by alpha, of the mined rows and of in-batch negatives.
+    answer the query, of those retrieved, of those dropped by alpha, of the mined rows and of in-batch negatives; and `wrong_labels`: the
+    share of pairs whose positive does not answer the query.
 
     `rules` holds for each of the given `rules` how many candidates it drops, how many rows it has, repeats and draws, and with a truth the
     share of its rows that really answer the query.  Raises as `unime.mine.mine` for tables that do not fit together.
@@ -75,6 +77,7 @@ def report(
             shares = _false(pairs, own, own_judged, tables, truth, np.random.default_rng(_entropy(seed, name)))
             for rule in rules:
                 figures["rules"][rule]["false"] = shares.pop(f"rule {rule}")
+            figures["wrong_labels"] = shares.pop("wrong_labels")
             figures["false"] = shares
         sets.append(figures)
     return {"sets": sets, "all": _sum(sets)}
@@ -122,7 +125,7 @@ def _false(
     truth: Truth,
     rng: np.random.Generator,
 ) -> dict[str, float | None]:
-    """SHARES of one set; in place of `mined` there is one for each of `tables` (name -> MINED)."""
+    """SHARES of one set and its `wrong_labels`; in place of `mined` there is one for each of `tables` (name -> MINED)."""
     name = own["dataset"][0]
     frame = judged.select("pair", "query", "candidate", "false")
     per_pair = max(1, len(frame) // max(1, len(own)))
@@ -136,14 +139,24 @@ def _false(
     for what, table in tables.items():
         rows = table.filter(pl.col("pair").is_in(asked.implode())).select("query", "negatives").explode("negatives")
         shares[what] = _mean(_matches(truth, name, rows["query"], rows["negatives"]))
-    shares["in_batch_own_set"], shares["in_batch"] = _in_batch(pairs, own, truth, rng)
-    return shares
+    wrong = _wrong_labels(own, truth, rng)
+    shares["in_batch_own_set"], shares["in_batch"] = _in_batch(pairs, own, truth, rng, 1 - wrong)
+    return shares | {"wrong_labels": wrong}
 
 
-def _in_batch(pairs: pl.DataFrame, own: pl.DataFrame, truth: Truth, rng: np.random.Generator) -> tuple[float | None, float | None]:
+def _wrong_labels(own: pl.DataFrame, truth: Truth, rng: np.random.Generator) -> float:
+    """Share of one set's pairs whose positive does not answer the query."""
+    some = own if len(own) <= LOOKS else own[np.sort(rng.choice(len(own), LOOKS, replace=False))]
+    return 1 - float(_matches(truth, own["dataset"][0], some["query"], some["positive"]).mean())
+
+
+def _in_batch(
+    pairs: pl.DataFrame, own: pl.DataFrame, truth: Truth, rng: np.random.Generator, right_labels: float
+) -> tuple[float | None, float | None]:
     """Expected share of right answers among the positives of the other pairs, of the own set and of all sets, over the queries of `own`.
 
-    A candidate is weighted by the pairs that have it as positive; one that is no candidate of the own set never answers.
+    A candidate is weighted by the pairs that have it as positive; one that is no candidate of the own set never answers.  `right_labels`:
+    share of the pairs whose own positive, which is no negative, answers.
     """
     name, ids = own["dataset"][0], own["positive"].unique().sort()
     weights = [
@@ -161,8 +174,8 @@ def _in_batch(pairs: pl.DataFrame, own: pl.DataFrame, truth: Truth, rng: np.rand
             float(_mean(_matches(truth, name, queries, ids.gather(some))) or 0.0) * counts.sum()
             for some, counts in zip(drawn, weights, strict=True)
         ]
-    # Its own positive is a right answer and no negative.
-    own_share, share = (max(0.0, float(n) - 1) / (len(t) - 1) if len(t) > 1 else None for n, t in zip(right, (own, pairs), strict=True))
+    others = [max(0.0, float(number) - right_labels) for number in right]
+    own_share, share = (number / (len(table) - 1) if len(table) > 1 else None for number, table in zip(others, (own, pairs), strict=True))
     return own_share, share
 
 
@@ -181,7 +194,8 @@ def _mean(values: pl.Series) -> float | None:
 
 def _sum(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All sets together: counts added, means weighted by what they are means of."""
-    added = {key: sum(one[key] for one in sets) for key in sets[0] if key not in ("name", "sigma", "scores", "sigmas", "rules", "false")}
+    apart = ("name", "sigma", "scores", "sigmas", "rules", "false", "wrong_labels")
+    added = {key: sum(one[key] for one in sets) for key in sets[0] if key not in apart}
     whole: dict[str, Any] = {"name": "all", **added}
     whole["sigma"] = _weighted((one["sigma"], one["pairs"]) for one in sets)
     for key in ("scores", "sigmas"):
@@ -190,6 +204,7 @@ def _sum(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if all("false" in one for one in sets):
         of = {"retrieved": "candidates", "dropped": "alpha", "mined": "rows", "in_batch_own_set": "pairs", "in_batch": "pairs"}
         whole["false"] = {key: _weighted((one["false"][key], one[of[key]]) for one in sets) for key in SHARES}
+        whole["wrong_labels"] = _weighted((one["wrong_labels"], one["pairs"]) for one in sets)
     return whole
 
 
@@ -233,13 +248,15 @@ def markdown(figures: Mapping[str, Any]) -> str:
         ([one["name"], f"{one['sigma']:.3f}", f"`{_spark(one['sigmas'])}`", f"`{_spark(one['scores'])}`"] for one in rows),
     )
     if "false" in figures["all"]:
-        lines += ["", "## False negatives, by the ground truth", ""]
-        names = ("retrieved", "dropped by alpha", "mined", "in-batch, own set", "in-batch, all sets")
-        lines += _table(("set", *names), ([one["name"], *(_percent(one["false"][key]) for key in SHARES)] for one in rows))
+        lines += ["", "## False negatives and wrong labels, by the ground truth", ""]
+        names = ("retrieved", "dropped by alpha", "mined", "in-batch, own set", "in-batch, all sets", "wrong labels")
+        shares = [[one["name"], *(_percent(one["false"][key]) for key in SHARES), _percent(one["wrong_labels"])] for one in rows]
+        lines += _table(("set", *names), shares)
         lines += [
             "",
             "Percent of candidates that really answer the query: the fewer the better among mined and in-batch negatives, the more the "
-            "better among those dropped. A fallback row counts as what it is, though its score of 1.0 tells the embedder so.",
+            "better among those dropped. A fallback row counts as what it is, though its score of 1.0 tells the embedder so. Wrong labels: "
+            "percent of the pairs whose positive does not answer its query (nano.suite.wrong_labels).",
         ]
     lines += _rules_text(figures)
     return "\n".join(lines) + "\n"
