@@ -30,6 +30,8 @@ def train(kind: str, config: View, job: Job, data: Path, mined: Path | None, out
     The losses with mined negatives read those below `mined`; in-batch training has None there and reads pairs.  `settings` take the
     place of the config section `train.<kind>`.
     """
+    import polars as pl
+
     from unime import artifacts
     from unime.backbones import load
     from unime.train.embedder import train_embedder
@@ -40,9 +42,11 @@ def train(kind: str, config: View, job: Job, data: Path, mined: Path | None, out
         table = pairs
     else:
         table = artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED)
+    left_out = artifacts.read_tables(data, sets, "labels.parquet", artifacts.LABELS)  # of rows that data.cap left out
+    labels = pl.concat([pairs.select(list(artifacts.LABELS)), left_out])
     items = items_of(data, sets, config.data.max_pixels, mined=mined)
     backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
-    return train_embedder(kind, table, items, backbone, config, job, out, settings=settings, pairs=pairs)
+    return train_embedder(kind, table, items, backbone, config, job, out, settings=settings, labels=labels)
 
 
 def items_of(data: Path, sets: Sequence[str], max_pixels: int, mined: Path | None) -> Any:

@@ -29,14 +29,15 @@ from unime.train.queries import Embedder, mined_rows
 class Coupled(Embedder):
     """The part of these losses that does not depend on which of them it is; `micro` are the queries of a micro-batch.
 
-    `mask` is the config key of that name (see `unime.train.negatives`), `labels` the tables where labelled positives are looked up.
+    `mask` is the config key of that name (see `unime.train.negatives`), `labels` the tables where labelled positives are
+    looked up, None where there is none.
     """
 
     def __init__(
         self,
         shown: Shown,
         items: list[list[str]],
-        labels: Sequence[pl.DataFrame],
+        labels: Sequence[pl.DataFrame | None],
         mask: str,
         micro: int,
         accelerator: Accelerator,
@@ -133,10 +134,11 @@ class InBatch(Coupled):
         accelerator: Accelerator,
         budget: int | None = None,
         level: Callable[[int], int] = int,
+        labels: pl.DataFrame | None = None,
     ) -> None:
         items = [list(pair) for pair in table.select("query", "positive").iter_rows()]
         micro = max(1, settings.micro // 2)  # `micro` are items; fewer of them may be distinct
-        super().__init__(shown, items, [table], settings.mask, micro, accelerator, budget, level)
+        super().__init__(shown, items, [table, labels], settings.mask, micro, accelerator, budget, level)
         self.tau = settings.tau
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:
@@ -148,7 +150,7 @@ class MinedInBatch(Coupled):
 
     One-hot: the others' candidates are further negatives.  Soft: the judge has not seen them with this query, so their score is 0.
     `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.  `table` (MINED) lacks pairs for
-    which nothing was mined or published; `pairs` (PAIRS), where it is given, knows their labels.
+    which nothing was mined or published; `labels`, where they are given, know their positives.
     """
 
     def __init__(
@@ -160,11 +162,10 @@ class MinedInBatch(Coupled):
         soft: bool,
         budget: int | None = None,
         level: Callable[[int], int] = int,
-        pairs: pl.DataFrame | None = None,
+        labels: pl.DataFrame | None = None,
     ) -> None:
         items, self.scores = mined_rows(table, settings.negatives, soft)
-        labels = [table] if pairs is None else [table, pairs]
-        super().__init__(shown, items, labels, settings.mask, settings.micro, accelerator, budget, level)
+        super().__init__(shown, items, [table, labels], settings.mask, settings.micro, accelerator, budget, level)
         self.settings, self.soft = settings, soft
 
     def losses_of(self, queries: Tensor, candidates: Tensor, rows: list[int], left_out: Tensor | None) -> Tensor:

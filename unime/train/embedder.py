@@ -33,13 +33,13 @@ def train_embedder(
     job: Any,
     out: str | Path,
     settings: Any = None,
-    pairs: pl.DataFrame | None = None,
+    labels: pl.DataFrame | None = None,
 ) -> str:
     """Train an adapter and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
 
     `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`, in
-    whose place `settings` are used where they are given.  `pairs` (PAIRS, of all training sets) has the labels of the pairs that MINED
-    lacks, for `mask` labelled; without it, those of `table` alone are known.
+    whose place `settings` are used where they are given.  `labels` (columns query and positive, of all training sets) has labelled
+    positives that `table` lacks, for `mask` labelled: of pairs that were not mined, and of rows that data.cap left out.
     Raises ValueError for a teacher's score that is NaN or outside [0, 1], too few negatives, or a batch larger than the table.
     """
     if kind not in KINDS:
@@ -48,7 +48,7 @@ def train_embedder(
     backbone.add_lora(view.train.lora, view.seed)
     accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
     budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
-    accumulate = accumulator(kind, shown, table, settings, accelerator, budget, level, pairs)
+    accumulate = accumulator(kind, shown, table, settings, accelerator, budget, level, labels)
     if kind != "in_batch" and not len(unjudged(table)):
         notes["flat targets"] = f"{losses.flat_share(accumulate.scores, settings.tau):.2%} of rows"
         job.log.info("flat targets: %s", notes["flat targets"])
@@ -67,15 +67,15 @@ def accumulator(
     accelerator: Accelerator,
     budget: int | None = None,
     level: Callable[[int], int] = int,
-    pairs: pl.DataFrame | None = None,
+    labels: pl.DataFrame | None = None,
 ) -> Embedder:
     """What adds up a batch's gradient (`loop.Accumulate`) in one of the KINDS, as its config section `settings` says.
 
-    `table` and `pairs` are those of `train_embedder`.
+    `table` and `labels` are those of `train_embedder`.
     """
     if kind == "in_batch":
-        return InBatch(shown, table, settings, accelerator, budget, level)
+        return InBatch(shown, table, settings, accelerator, budget, level, labels)
     soft = kind == "unime_v2"
     if settings.in_batch_negatives:
-        return MinedInBatch(shown, table, settings, accelerator, soft, budget, level, pairs)
+        return MinedInBatch(shown, table, settings, accelerator, soft, budget, level, labels)
     return Mined(shown, table, settings, accelerator, soft, budget, level)

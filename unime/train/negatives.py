@@ -21,13 +21,13 @@ import numpy as np
 import polars as pl
 
 
-def labelled_positives(*tables: pl.DataFrame) -> dict[str, set[str]]:
+def labelled_positives(*tables: pl.DataFrame | None) -> dict[str, set[str]]:
     """The ids of all positives of each query that stands in several pairs, by the query's id.
 
     `tables` have the columns `query` and `positive`, of all training sets: the same query may stand in several sets.  A pair that one of
-    them holds counts; the same pair may stand in several.
+    them holds counts; the same pair may stand in several.  None is passed over.
     """
-    labels = pl.concat([table.select("query", "positive") for table in tables])
+    labels = pl.concat([table.select("query", "positive") for table in tables if table is not None])
     positives = labels.group_by("query").agg(pl.col("positive").unique())
     several = positives.filter(pl.col("positive").list.len() > 1)
     return {query: set(ids) for query, ids in several.iter_rows()}
