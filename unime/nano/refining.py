@@ -20,7 +20,10 @@ from unime.nano.plan import Lesson, drawn
 HARD = ("Caption_i2t", "Caption_t2i", "Edit", "Twin", "Phrase", "Crop", "Point")
 """Kinds whose candidates are pictures or sentences."""
 
-JUDGED = (*KINDS, *HARD, "AskShape", "AskCount", "AskPlace")
+WEAK = ("AskShape", "Caption_t2i", "Edit")
+"""Kinds whose near misses the judge tells worst after a short second part."""
+
+JUDGED = (*KINDS, *HARD, *WEAK, *WEAK, "AskCount", "AskPlace")
 LISTED = (*KINDS, *HARD, *HARD)
 
 NEAR, FARTHER, OTHER = 3, 2, 2
@@ -90,7 +93,7 @@ def _shown(row: Row) -> str:
     return makers.say(scenes.scene_of(row.scene))
 
 
-PLAN: tuple[tuple[float, Lesson], ...] = ((0.32, weigh), (0.42, read_list), (0.20, tell), (0.06, answer))
+PLAN: tuple[tuple[float, Lesson], ...] = ((0.36, weigh), (0.32, read_list), (0.26, tell), (0.06, answer))
 """Lessons and their shares, the same throughout."""
 
 
