@@ -82,6 +82,5 @@ def mined(kind: str) -> Door:
         outputs=(f"results/train/{kind}",),
         sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},
         run=embedder(kind),
-        threads=2 if kind == "hard_negatives" else 1,  # it is last, with no other beside it
         trains=True,
     )

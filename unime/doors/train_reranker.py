@@ -32,5 +32,6 @@ DOOR = Door(
     outputs=("results/train/reranker",),
     sweep={"results/data/train": "data.train_sets", "results/mine/judge": "data.train_sets"},
     run=run,
+    threads=2,  # it comes after the embedders, with no other beside it
     trains=True,
 )

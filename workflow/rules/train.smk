@@ -14,12 +14,13 @@ rule train_hard_negatives:
         "logs/dvc/train_hard_negatives.log",
     benchmark:
         "logs/benchmarks/train_hard_negatives.tsv"
+    priority: 1  # as train_unime_v2
     conda:
         "../../envs/torch.yaml"
-    threads: CONFIG.train.gpus_per_node * BOTH
+    threads: CONFIG.train.gpus_per_node * BESIDE
     resources:
         **SPREAD,
-        cpus_per_task=CONFIG.train.gpus_per_node * BOTH,
+        cpus_per_task=CONFIG.train.gpus_per_node * BESIDE,
         mem_mb=memory("train_hard_negatives"),
         runtime=minutes("train_hard_negatives"),
         gpu=TRAINING,
@@ -40,7 +41,7 @@ rule train_unime_v2:
         "logs/dvc/train_unime_v2.log",
     benchmark:
         "logs/benchmarks/train_unime_v2.tsv"
-    priority: 1
+    priority: 1  # before the reranker, which takes two threads: so no core is left without work
     conda:
         "../../envs/torch.yaml"
     threads: CONFIG.train.gpus_per_node * BESIDE
@@ -67,13 +68,12 @@ rule train_reranker:
         "logs/dvc/train_reranker.log",
     benchmark:
         "logs/benchmarks/train_reranker.tsv"
-    priority: 1  # before those of hard negatives, which take two threads: so no core is left without work
     conda:
         "../../envs/torch.yaml"
-    threads: CONFIG.train.gpus_per_node * BESIDE
+    threads: CONFIG.train.gpus_per_node * BOTH
     resources:
         **SPREAD,
-        cpus_per_task=CONFIG.train.gpus_per_node * BESIDE,
+        cpus_per_task=CONFIG.train.gpus_per_node * BOTH,
         mem_mb=memory("train_reranker"),
         runtime=minutes("train_reranker"),
         gpu=TRAINING,
