@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import psutil
 import pytest
 import yaml
@@ -205,6 +206,7 @@ def checkout(tmp_path: Path, nano: Path) -> Path:
     write_data(data, 24)
     mined.mkdir(parents=True)
     artifacts.write_table(table_of(data, "in_batch"), data / "pairs.parquet", artifacts.PAIRS)
+    artifacts.write_table(pl.DataFrame(schema=artifacts.LABELS), data / "labels.parquet", artifacts.LABELS)
     (data / "mined.parquet").rename(mined / "mined.parquet")
     (folder / "models").mkdir()
     (folder / "models/nano-mllm").symlink_to(nano)

@@ -247,11 +247,13 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
 
 @pytest.mark.parametrize("door", ["train_unime_v2", "train_hard_negatives", "ablation_train"])
 def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, monkeypatch):
-    """Of those without mined negatives too."""
+    """Of those without mined negatives too, and of rows that data.cap left out."""
     whole = config.load(ROOT / "config.yaml")
     mined, pairs = table_of(folder, "unime_v2").head(20), table_of(folder, "in_batch")
+    left_out = pl.DataFrame({"query": [pairs["query"][0]], "positive": [pairs["positive"][1]]})
     for name in whole.data.train_sets:
         artifacts.write_table(pairs, tmp_path / "data" / name / "pairs.parquet", artifacts.PAIRS)
+        artifacts.write_table(left_out, tmp_path / "data" / name / "labels.parquet", artifacts.LABELS)
         items = artifacts.read_table(folder / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(items, tmp_path / "data" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(mined, tmp_path / "mined" / name / "mined.parquet", artifacts.MINED)
@@ -262,7 +264,9 @@ def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, mon
     job = Job("k-4", 1, tmp_path, log=logging.getLogger("test"))
     one.run(one.view(whole, "k-4"), job, [tmp_path / "data", tmp_path / "mined", tmp_path / "model"], [tmp_path / "out"])
     count = len(whole.data.train_sets)
-    assert handed["pairs"].equals(pl.concat([pairs] * count)) and len(handed["table"]) == 20 * count
+    assert len(handed["table"]) == 20 * count
+    labels = [pairs.select("query", "positive")] * count + [left_out] * count
+    assert handed["labels"].equals(pl.concat(labels))
 
 
 def test_float16_cannot_be_trained_in(folder, nano, tmp_path):
