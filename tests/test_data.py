@@ -64,19 +64,6 @@ def test_equal_candidates_under_several_names_are_counted(tmp_path: Path):
     assert pairs["positive"].n_unique() == 1 and report[0]["duplicate_candidates"] == 1
 
 
-def test_a_picture_under_two_names_has_one_place(tmp_path: Path):
-    """So that a query's picture is found among the candidates, whose text is another and whose file may be a copy (`data.excluded`)."""
-    rows = [
-        (MARK + "Find one like this.\n", "images/S/Train/0.png", MARK, "images/S/Train/1.png"),
-        (MARK + "Find one like this.\n", "images/S/Train/1.png", MARK, "images/S/Train/copy.png"),
-    ]
-    train_set(tmp_path, "S", rows, paths("S", 2) | {"images/S/Train/copy.png": png(0)})
-    items, pairs, _ = train(tmp_path, ["S"])
-    place = dict(zip(items["id"], items["member"], strict=True))
-    first_query, copied_candidate = pairs["query"][0], pairs["positive"][1]
-    assert place[first_query] == place[copied_candidate] != place[pairs["positive"][0]]
-
-
 def test_the_cap_draws_the_same_rows_for_a_seed_whatever_other_sets_are_read(tmp_path: Path):
     for name in "AB":
         train_set(tmp_path, name, [(f"q{i}", "", f"t{i}", "") for i in range(100)], {})

@@ -126,7 +126,7 @@ def test_lean_layers_train_in_bfloat16_as_in_float32(folder, nano):
             layers.use(model)
         found[name] = gradient_of(model, accumulate, batch)[1]
     off = {name: ((found[name] - found["exact"]).norm() / found["exact"].norm()).item() for name in ("lean", "peft")}
-    assert 0 < off["lean"] < 2 * off["peft"] < 0.1, off
+    assert 0 < off["lean"] < 2 * off["peft"] < 0.2, off
 
 
 @pytest.mark.parametrize("kind", ["unime_v2", "in_batch", "reranker"])

@@ -143,11 +143,11 @@ def plain(setting) -> dict[tuple[str, str, float], tuple[float, Tensor]]:
 
 
 def test_masks_and_forms_of_the_loss_differ_on_this_batch(plain):
-    """Else the tests below compare nothing."""
+    """By more than the 1e-5 of the largest gradient that the tests below allow; else they compare nothing."""
     for kind in KINDS:
         for one, other in itertools.combinations([case for case in CASES if case[0] == kind], 2):
             scale = plain[one][1].abs().max()
-            assert scale > 1e-2 and (plain[one][1] - plain[other][1]).abs().max() > 1e-4 * scale, (one, other)
+            assert scale > 1e-2 and (plain[one][1] - plain[other][1]).abs().max() > 3e-5 * scale, (one, other)
 
 
 @pytest.mark.parametrize("micro", [1000, 3])

@@ -13,7 +13,7 @@ import torch
 
 from unime import prompts
 from unime.artifacts import TRUTH, content_id, read_table
-from unime.nano import kinds, lessons, makers, packing, probe, scenes
+from unime.nano import kinds, lessons, makers, packing, probe, refining, scenes
 from unime.nano import model as nano_model
 from unime.nano import suite as writer
 from unime.nano.truth import Truth
@@ -191,7 +191,7 @@ def test_a_list_counts_as_read_where_greedy_generation_says_its_number(nano):
         assert probe._reads(model, tokenizer, right)
         assert probe._reads(model, tokenizer, branch) == (said == branch.answer)
         seen.add(said)
-    assert all(prompts.read_list_answer(said, 5) for said in seen), seen
+    assert all(prompts.read_list_answer(said, refining.MOST) for said in seen), seen
 
 
 def test_auc_counts_ties_half():

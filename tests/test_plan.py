@@ -137,8 +137,8 @@ def test_counts_are_what_the_rooms_process(run: Path, asked, tmp_path: Path) -> 
 
 def test_bounds_of_the_embedded_suite_hold(run: Path, values: dict, tmp_path: Path) -> None:
     """What the configuration alone says is at least what the data hold; a pool of few labels makes the bound loose."""
-    small = {"train_rows": 24, "eval_rows": 12, "candidates": 20}
-    unread = values | {"data": values["data"] | {"root": "data/nano"}, "nano": values["nano"] | {"suite": {"seed": 7, **small}}}
+    small = values["nano"]["suite"] | {"train_rows": 24, "eval_rows": 12, "candidates": 20}
+    unread = values | {"data": values["data"] | {"root": "data/nano"}, "nano": values["nano"] | {"suite": small}}
     bounds = counts.work(config_module.parse(unread), tmp_path, tmp_path)
     for bound, exact in zip(bounds, counts.work(config_module.parse(values), run / counts.TRAIN, run / counts.EVAL), strict=True):
         assert bound.count >= exact.count and bound[:2] == exact[:2]

@@ -139,11 +139,12 @@ def test_the_tokens_are_those_of_the_public_string(name, backbone):
     found = backbone.encode(rerank.prompt(backbone, query, candidates, "public")).ids.tolist()
     assert found == whole_ids(backbone, name, listed, images)
     assert found != backbone.encode(rerank.prompt(backbone, query, candidates)).ids.tolist()
-    for candidate in candidates:
+    items = Held({"query": query, **dict(zip(KINDS, candidates, strict=True))})
+    asked = TransformersJudge(backbone, items, 8192, "public").sequences(Question("query", tuple(KINDS)))
+    for candidate, sequence in zip(candidates, asked, strict=True):
         pair = f"{PAIR.format('respond')}Query:{public(query)}Candidate:{public(candidate)}"
         shown_images = [one.image for one in (query, candidate) if one.image]
-        found = backbone.encode(rerank.pair_prompt(backbone, query, candidate, "public")).ids.tolist()
-        assert found == whole_ids(backbone, name, pair, shown_images)
+        assert sequence.ids.tolist() == whole_ids(backbone, name, pair, shown_images)
 
 
 def test_both_formats_share_prefixes_and_equal_one_sequence_at_a_time(name, backbone):

@@ -278,7 +278,8 @@ def test_log_odds_are_those_of_each_pair_in_a_sequence_of_its_own(form, backbone
     words = [backbone.token("Yes"), backbone.token("No")]
     for row, (query, shown) in enumerate(zip(queries, asked.lists, strict=True)):
         with torch.no_grad():
-            prompted = [rerank.pair_prompt(backbone, items[query], items[one], form) for one in shown]
+            turns = [prompts.judge_turn(items[query].parts, items[one].parts, form) for one in shown]
+            prompted = [backbone.chat_prompt(turn) for turn in turns]
             logits = torch.cat([backbone.answer_logits(backbone.collate([one]), words) for one in prompted])
         assert np.allclose(scores[row, : len(shown)], (logits[:, 0] - logits[:, 1]).numpy(), atol=1e-4)
         assert (scores[row, len(shown) :] == -np.inf).all() and logits.std() > 0.05

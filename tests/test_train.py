@@ -245,7 +245,7 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
                 embedder.train_embedder(kind, nobody, items, backbone, view, job, tmp_path / "out")
 
 
-@pytest.mark.parametrize("door", ["train_unime_v2", "train_hard_negatives", "ablation_train"])
+@pytest.mark.parametrize("door", ["train_in_batch", "train_unime_v2", "train_hard_negatives", "ablation_train"])
 def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, monkeypatch):
     """Of those without mined negatives too, and of rows that data.cap left out."""
     whole = config.load(ROOT / "config.yaml")
@@ -262,9 +262,11 @@ def test_the_doors_hand_over_the_labels_of_all_pairs(door, folder, tmp_path, mon
     monkeypatch.setattr(embedder, "train_embedder", lambda kind, table, *_, **more: handed.update(more, table=table))
     one = importlib.import_module(f"unime.doors.{door}").DOOR
     job = Job("k-4", 1, tmp_path, log=logging.getLogger("test"))
-    one.run(one.view(whole, "k-4"), job, [tmp_path / "data", tmp_path / "mined", tmp_path / "model"], [tmp_path / "out"])
+    trained = pairs if door == "train_in_batch" else mined
+    folders = ("data", "model") if door == "train_in_batch" else ("data", "mined", "model")
+    one.run(one.view(whole, "k-4"), job, [tmp_path / folder for folder in folders], [tmp_path / "out"])
     count = len(whole.data.train_sets)
-    assert len(handed["table"]) == 20 * count
+    assert len(handed["table"]) == len(trained) * count
     labels = [pairs.select("query", "positive")] * count + [left_out] * count
     assert handed["labels"].equals(pl.concat(labels))
 

@@ -7,7 +7,8 @@
    Where a labelled positive of the query holds the query's picture too, the picture tells candidates of this query apart no more (what is
    asked is another text to the same picture), and rule 2 looks at the id alone.
 
-Pictures are compared by the place that ITEMS names (archive and member), which is the same for files with equal bytes (`rows.identify`).
+Pictures are compared by the place that ITEMS names (archive and member): ITEMS has no digest of the picture's bytes, so a copy of the
+picture under another name is not seen here.
 
 Refused: a list of barred candidates per pair (a label set with 3,000 positives a query would hold 9 million), and a table of queries by
 candidates.  Here a labelled positive takes 8 bytes, and a picture is a number that is compared.

@@ -116,8 +116,6 @@ def identify(
 ) -> pl.DataFrame:
     """Table IDENTIFIED of the distinct references (text, path; '' = absent), every image proved to decode and hashed once.
 
-    Files with equal bytes are one image: all references to them name the place of the first.
-
     `track(iterable, total, label)` shows progress.  Nothing is raised for a bad image: its references carry the reason.
     """
     references = references.unique(maintain_order=True)
@@ -126,10 +124,6 @@ def identify(
     distinct = list(dict.fromkeys(place for place in places.values() if place is not None))
     results = track(images.check_all(distinct, max_pixels, threads), len(distinct), label)
     digests = dict(zip(distinct, results, strict=True))
-    first_place: dict[bytes, tuple[str, str]] = {}
-    for place, digest in digests.items():
-        if isinstance(digest, bytes):
-            first_place.setdefault(digest, place)
 
     rows: list[tuple[str, str, str | None, str, str, str | None]] = []
     for text, path in references.iter_rows():
@@ -138,10 +132,9 @@ def identify(
         reason = _reason(text, path, place, digest, shelf, rules)
         if reason is not None:
             rows.append((text, path, None, "", "", reason))
-        elif isinstance(digest, bytes):
-            rows.append((text, path, artifacts.content_id_of(text, digest), *first_place[digest], None))
         else:
-            rows.append((text, path, artifacts.content_id_of(text, None), "", "", None))
+            archive, member = place or ("", "")
+            rows.append((text, path, artifacts.content_id_of(text, digest if isinstance(digest, bytes) else None), archive, member, None))
     return pl.DataFrame(rows, schema=IDENTIFIED, orient="row")
 
 

@@ -7,9 +7,9 @@ Compositional  An image, its true caption and a false one: a hit where the true 
                every tie rule (`TIE` in the scores).  The figure is the mean over the column's files, whose sizes differ up to threefold.
 
 The reranker orders UniME-V2's best candidates as `evaluate.run` has it do for MMEB's tasks.  For compositional pairs it does the same with
-both captions of a pair (`evaluate.compositional_rerank` listwise), or says of each caption by itself whether it meets the image
-(pairwise, as in the public code).  What the two kinds have of their own is how vectors become a ranking, which candidates a list may
-name, and the figures.
+both captions of a pair (`evaluate.compositional_rerank` listwise; by likelihood if MMEB's tasks show no list), or says of each caption by
+itself whether it meets the image (pairwise, as in the public code).  What the two kinds have of their own is how vectors become a ranking,
+which candidates a list may name, and the figures.
 """
 
 from __future__ import annotations

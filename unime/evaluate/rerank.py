@@ -51,11 +51,6 @@ def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content], fo
     return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates], form))
 
 
-def pair_prompt(backbone: Backbone, query: Content, candidate: Content, form: str = prompts.UNIME) -> Prompt:
-    """The pairwise prompt, which Yes or No answers; `form` is a name of `prompts.FORMATS`."""
-    return backbone.chat_prompt(prompts.judge_turn(query.parts, candidate.parts, form))
-
-
 def image_size(config: View) -> int:
     """Pixels of the side to which the reranker's images are squashed in evaluation: its own setting, or that of the training."""
     own = config.evaluate.rerank_image_size
@@ -157,12 +152,12 @@ def answers(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result
 def log_odds(asked: Lists, rows: Sequence[int], batch_tokens: int) -> list[Result]:
     """For each row: the log odds of Yes against No for each of its candidates, asked for alone, and no text.
 
-    It is the judge's question, so the judge reads it: all candidates of a query share the tokens before them.
+    Asked in the judge's words, of the reranker, and packed as the judge packs them: a query's candidates share the tokens before them.
     """
-    judge = TransformersJudge(asked.backbone, asked.items, batch_tokens, asked.form)
+    reader = TransformersJudge(asked.backbone, asked.items, batch_tokens, asked.form)
     questions = [Question(asked.queries[row], tuple(dict.fromkeys(asked.lists[row]))) for row in rows]
     results = []
-    for row, question, logits in zip(rows, questions, judge.answers(questions), strict=True):
+    for row, question, logits in zip(rows, questions, reader.answers(questions), strict=True):
         odds = logits.astype(np.float64)[:, 0] - logits[:, 1]
         known = dict(zip(question.candidates, odds.tolist(), strict=True))
         results.append((row, [known[candidate] for candidate in asked.lists[row]], ""))

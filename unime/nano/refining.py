@@ -21,7 +21,7 @@ HARD = ("Caption_i2t", "Caption_t2i", "Edit", "Twin", "Phrase", "Crop", "Point")
 """Kinds whose candidates are pictures or sentences."""
 
 WEAK = ("AskShape", "Caption_t2i", "Edit")
-"""Kinds whose near misses the judge tells worst after a short second part."""
+"""Kinds whose near misses the judge discriminates worst after a short second part."""
 
 JUDGED = (*KINDS, *HARD, *WEAK, *WEAK, "AskCount", "AskPlace")
 LISTED = (*KINDS, *HARD, *HARD)

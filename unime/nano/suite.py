@@ -34,7 +34,8 @@ from unime.nano.makers import Row, Side
 
 TRAIN_COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 DUPLICATES = "NanoTwin"
-"""The set whose candidates contain true duplicates: a quarter of its rows reuse an earlier row's candidate picture, byte for byte."""
+"""The set whose candidates contain true duplicates: a quarter of its rightly labelled rows reuse the candidate picture of an earlier one,
+byte for byte."""
 
 
 class ImageZip:

@@ -25,7 +25,7 @@ LOOKS = 100_000
 """Questions to the ground truth per data set and figure; beyond it a sample is drawn."""
 
 SHARES = ("retrieved", "dropped", "mined", "in_batch_own_set", "in_batch")
-"""Candidates that really answer the query: the false negatives among them."""
+"""Groups of candidates; of each, the share that really answers the query."""
 
 Miner = Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], tuple[pl.DataFrame, dict[str, Any]]]
 """(PAIRS, HITS, POOLS) of one set -> (MINED, report), as `unime.mine.rules.mine_by_rule` gives them by one rule."""

@@ -150,7 +150,7 @@ class MinedInBatch(Coupled):
 
     One-hot: the others' candidates are further negatives.  Soft: the judge has not seen them with this query, so their score is 0.
     `settings` is the config section train.hard_negatives or, where the target is soft, train.unime_v2.  `table` (MINED) lacks pairs for
-    which nothing was mined or published; `labels`, where they are given, know their positives.
+    which nothing was mined or published; `labels`, if given, contain their positives.
     """
 
     def __init__(

@@ -6,7 +6,8 @@ A batch mixes queries, so another query's candidate may be right for this one.  
     equal     candidates with the content of one of the query's own: its positive, or a mined negative, which stands in the loss already
               (and which, under a soft target, the judge has scored)
     labelled  these, and every candidate that is labelled as a positive of the same query in another pair: a query may stand in several
-              pairs, and the same query may be in a batch twice.  A pair counts even where no negative was mined for it
+              pairs, and the same query may be in a batch twice.  A pair counts even where no negative was mined for it, or where
+              data.cap left its row out
 
 Contents are compared by their ids, which are equal where text and image are.
 """
