@@ -66,10 +66,13 @@ def read(sizes: Sizes, query: str, shown: Sequence[str], mode: str, form: str) -
     `pairwise`: a prompt a candidate, whose common beginning (instruction and query) is read once.  `likelihood`: the list's prompt and
     all its answers.  `generate`: the list's prompt and one answer, the longest; a model that is not trained to may write more.
     """
-    backbone, content = sizes.backbone, sizes.content(query)
-    candidates = [sizes.content(id) for id in shown]
     if mode == "pairwise":
-        return of_questions([Question(query, tuple(dict.fromkeys(shown)))], sizes, UNCUT, form)[0]
+        question = Question(query, tuple(dict.fromkeys(shown)))
+        packed, _ = of_questions([question], sizes, UNCUT, form)
+        return packed
+    backbone = sizes.backbone
+    content = sizes.content(query)
+    candidates = [sizes.content(id) for id in shown]
     listed = backbone.length(rerank.prompt(backbone, content, candidates, form))
     answers = [ending(backbone, prompts.list_answer(number)) for number in range(1, len(shown) + 1)]
     return listed + (max(answers) if mode == "generate" else sum(answers))
