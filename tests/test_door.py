@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unime import config, door, witness
+from unime import config, digests, door
 from unime.door import Door
+from unime.witness import Witness
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = [Path("unime/door.py")]
@@ -118,16 +120,67 @@ def test_progress_is_found_again_if_and_only_if_nothing_has_changed(here: Path) 
     assert os.listdir("scratch") == ["locks"]
 
 
-@pytest.mark.parametrize("start", [0, 5 << 20, (16 << 20) - 1])
-def test_large_inputs_enter_the_digest_by_blocks_from_end_to_end(here: Path, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
-    monkeypatch.setattr(witness, "LARGE", 1 << 10)
-    size, changed = 16 << 20, 128 << 10  # a small tensor of a large file
-    Path("in").write_bytes(bytes(size))
-    before = witness._contents([Path("in")])
-    with Path("in").open("r+b") as file:
+def age(path: Path) -> None:
+    """Wait until the file's last change lies further back than digests.SETTLED."""
+    while time.time_ns() - path.stat().st_ctime_ns <= digests.SETTLED:
+        time.sleep(0.05)
+
+
+def rewritten(path: Path, start: int, data: bytes) -> None:
+    """Other bytes in the place of these, the file's size, inode and time of last write as before."""
+    found = path.stat()
+    with path.open("r+b") as file:
         file.seek(start)
-        file.write(b"x" * min(changed, size - start))
-    assert witness._contents([Path("in")]) != before
+        file.write(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("start", [0, (1 << 20) + 17, (2 << 20) - 1])
+def test_one_changed_byte_of_a_large_input_is_another_digest_though_size_and_times_are_as_before(
+    here: Path, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    monkeypatch.setattr(digests, "SETTLED", 10**8)
+    large = Path("in")
+    large.write_bytes(bytes(2 << 20))
+    age(large)
+    before = digests.sha256(large)
+    assert os.listdir(digests.FOLDER), "it is remembered"
+    rewritten(large, start, b"x")
+    assert digests.sha256(large) == hashlib.sha256(large.read_bytes()).hexdigest() != before
+
+
+def test_a_large_input_is_hashed_once_and_again_where_its_record_is_damaged(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "SETTLED", 10**8)
+    reads: list[str] = []
+    whole = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: reads.append(file.name) or whole(file, kind))
+    large = Path("in")
+    large.write_bytes(bytes(2 << 20))
+    age(large)
+    assert digests.sha256(large) == digests.sha256(large) and len(reads) == 1
+    (record,) = digests.FOLDER.iterdir()
+    for damage in ("", "{", "[]", '{"stamp": 1}'):
+        record.write_text(damage)
+        assert digests.sha256(large) == whole_digest(large)
+    assert len(reads) == 5
+
+
+def test_a_large_input_that_was_just_written_is_not_remembered(here: Path) -> None:
+    large = Path("in")
+    large.write_bytes(bytes(2 << 20))
+    assert digests.sha256(large) == whole_digest(large) and not digests.FOLDER.exists()
+
+
+def whole_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_scratch_name_is_another_where_a_large_input_changes_in_one_byte(here: Path) -> None:
+    large = Path("in")
+    large.write_bytes(bytes(2 << 20))
+    first = Witness("x", {}, lambda: "", "config", [large]).digest
+    rewritten(large, (1 << 20) + 17, b"x")
+    assert Witness("x", {}, lambda: "", "config", [large]).digest != first
 
 
 def test_a_failed_run_keeps_the_output_of_the_last_good_one(here: Path) -> None:

@@ -450,6 +450,46 @@ def test_a_configuration_from_elsewhere_and_a_damaged_record_are_refused_and_a_n
     assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *DATA_EVAL}
 
 
+# a stage that cannot run is never passed over in silence
+
+
+@pytest.mark.parametrize(
+    ("key", "folder", "near"),
+    [
+        ("models.judge", "models/nano-mlm", "nano-mllm"),
+        ("data.root", "data/nnao", "nano"),
+        ("embed.adapter", "results/train/in_bacth", "in_batch"),
+        ("models.reranker", "/nowhere/at/all", ""),
+    ],
+)
+def test_a_finished_run_whose_configuration_names_a_folder_that_is_not_there_is_refused_by_every_way_in(
+    checkout: Checkout, key: str, folder: str, near: str
+) -> None:
+    if key == "models.reranker":
+        checkout.configure("export", {})  # what is exported names the folder that it was trained on
+    checkout.configure(key, folder)
+    before = checkout.lock()
+    for command in ("snakemake -n", "snakemake", f"snakemake {TABLE}", "snakemake --profile profiles/default all"):
+        said = checkout.sh(command, code=1)
+        assert f"error: {key} names {folder}" in said and f"correct {key}" in said and near in said, said
+    if key != "data.root":
+        assert "Nothing to be done" in checkout.sh(f"snakemake -n results/data/train/{SET}"), "what does not need it is not stopped"
+    said = checkout.sh("dvc repro", code=255)
+    assert folder in said
+    assert checkout.computed() == set() and checkout.lock() == before
+
+
+@pytest.mark.parametrize("path", ["envs/report.yaml", "unime/report/html.py", "models/nano-mllm/config.json"])
+def test_a_missing_file_is_named_or_restored_and_never_passed_over(checkout: Checkout, path: str) -> None:
+    (checkout.root / path).unlink()
+    made = path.startswith("models/")  # by a stage, so DVC has it
+    said = checkout.sh("snakemake", code=0 if made else 1)
+    if made:
+        assert (checkout.root / path).exists() and checkout.status() == set()
+    else:
+        assert path in said and "Nothing to be done" not in said
+
+
 # what DVC shows of the results
 
 

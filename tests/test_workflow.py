@@ -16,9 +16,8 @@ import pytest
 import yaml
 from checkouts import ENVIRONMENT, sh
 
-from unime.__main__ import open_door, stages
+from unime.__main__ import item_from_dvc, open_door, stages
 from unime.config import load
-from unime.door import Door
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
@@ -33,13 +32,6 @@ TABLE = {name: stage.get("do", stage) for name, stage in DVC.items()}
 def templates(paths: list) -> list[str]:
     """Paths of dvc.yaml as doors write them; one with settings (cache: false) is a mapping there."""
     return [(path if isinstance(path, str) else next(iter(path))).replace("${", "{") for path in paths]
-
-
-def item_of(door: Door) -> str:
-    """What a stage's command ends with: its item, by name."""
-    if not door.per_item:
-        return ""
-    return " ${key}" if any("{key}" in text for text in (*door.sections, *door.outputs)) else " ${item}"
 
 
 def pins(lines: list[str]) -> dict[str, str]:
@@ -83,7 +75,7 @@ def test_every_stage_names_exactly_the_code_that_it_can_run() -> None:
 @pytest.mark.parametrize("stage", sorted(DVC))
 def test_a_stage_says_what_its_door_says(stage: str) -> None:
     row, door = TABLE[stage], open_door(stage)
-    assert row["cmd"] == f"python -m unime {stage}{item_of(door)}"
+    assert row["cmd"] == f"python -m unime {stage}", "no text of config.yaml reaches a shell"
     assert [{"config.yaml": templates(row["params"][0]["config.yaml"])}] == [{"config.yaml": list(door.sections)}]
     data = [dep for dep in templates(row["deps"]) if not dep.startswith(("unime/", "envs/"))]
     assert data == list(door.inputs)
@@ -95,8 +87,9 @@ def test_a_stage_says_what_its_door_says(stage: str) -> None:
 def test_paths_that_a_door_takes_from_the_configuration_are_among_its_parameters() -> None:
     for stage in stages():
         door = open_door(stage)
+        keyed = any("{key}" in text for text in (*door.sections, *door.outputs))
         for key in re.findall(r"\{([\w.]+)\}", " ".join(door.inputs + door.outputs)):
-            found = key.replace("item", f"{door.items}.{{key}}", 1) if key.startswith("item") and "key" in item_of(door) else key
+            found = key.replace("item", f"{door.items}.{{key}}", 1) if key.startswith("item") and keyed else key
             assert found in ("item", "key") or any(found == s or found.startswith(s + ".") for s in door.sections), (stage, key)
 
 
@@ -146,6 +139,42 @@ with Repo() as repo:
     assert found == {name: sorted(door.view(config, name).dump()) for name in config.ablations.embedders}
     read = {key for params in found.values() for key in params}
     assert read >= {"train.in_batch", "train.hard_negatives", "train.unime_v2"}, "variants of every loss are compared"
+
+
+@pytest.mark.parametrize(
+    ("key", "items"),
+    [("tasks", ["NanoObject", "x; touch pwned"]), ("tasks", ["$(touch pwned)"]), ("tasks", ["`touch pwned`", "a\ntouch pwned"])],
+)
+def test_no_text_of_the_configuration_reaches_a_shell(checkout: Path, key: str, items: list[str]) -> None:
+    good = (checkout / "config.yaml").read_text()
+    values = yaml.safe_load(good)
+    values["evaluate"][key] = items
+    try:
+        (checkout / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        for command in ("dvc repro report", "dvc repro", "snakemake --cores 1"):
+            done = subprocess.run(f"python -m {command}", shell=True, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True)
+            assert done.returncode != 0 and "evaluate.tasks" in done.stdout + done.stderr, command
+    finally:
+        (checkout / "config.yaml").write_text(good)
+    assert not list(checkout.rglob("pwned*")) and not (checkout / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "stage", "item"),
+    [
+        ("judge@NanoColor", "judge", "NanoColor"),
+        ("ablations/dvc.yaml:judge_more@other", "judge_more", "other"),
+        ("../dvc.yaml:judge@NanoColor", "judge", "NanoColor"),
+        ("judge_more@other", "judge", None),
+        ("suite", "suite", None),
+        ("suite@x", "suite", None),
+        ("judge@x; y", "judge", "x; y"),
+        ("", "judge", None),
+    ],
+)
+def test_a_stage_learns_its_item_from_dvc(monkeypatch: pytest.MonkeyPatch, told: str, stage: str, item: str | None) -> None:
+    monkeypatch.setenv("DVC_STAGE", told)
+    assert item_from_dvc(stage, open_door(stage)) == item
 
 
 def test_mining_waits_for_the_judges_that_it_is_told_to_mine_from(checkout: Path) -> None:

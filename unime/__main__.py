@@ -28,6 +28,12 @@ def open_door(stage: str) -> door.Door:
     return importlib.import_module(f"{doors.__name__}.{stage}").DOOR
 
 
+def item_from_dvc(stage: str, opened: door.Door) -> str | None:
+    """The item of the stage that DVC runs, from DVC_STAGE: "NanoColor" of `judge@NanoColor`; None for another stage, or without DVC."""
+    found = re.fullmatch(rf"(?:[^@]*dvc\.yaml:)?{stage}@(.+)", os.environ.get("DVC_STAGE", ""), flags=re.DOTALL)
+    return found[1] if found and opened.per_item else None
+
+
 def code_of(stage: str) -> list[Path]:
     """Every file of the package that `python -m unime <stage>` may run."""
     return closure.closure(__spec__.name if __name__ == "__main__" else __name__, f"{doors.__name__}.{stage}")
@@ -113,12 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         opened = open_door(given.stage)
+        item = given.item or item_from_dvc(given.stage, opened)
         door.environment(door.threads(opened), opened.online)
         if launch.is_worker():
-            door.work(given.stage, opened, given.item, given.config)
+            door.work(given.stage, opened, item, given.config)
             return 0
         code = code_of(given.stage)
-        print(door.enter(given.stage, opened, given.item, given.config, code), flush=True)
+        print(door.enter(given.stage, opened, item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
         return door.fail(problem)
     return 0

@@ -9,13 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unime import closure
-
-LARGE = 64 << 20
-"""Bytes; a larger input file enters the digest by name, size and BLOCKS of its content instead of all of it."""
-
-BLOCKS, BLOCK = 256, 16 << 10
-"""How many, evenly spaced from the first byte to the last, and of how many bytes: what trains a model changes most of its bytes."""
+from unime import closure, digests
 
 FOREIGN = re.compile(r"\.snakemake_timestamp|\.gitignore|\..*\.tmp")
 """Names inside an input folder that are not part of the artifact."""
@@ -65,23 +59,11 @@ def _files(paths: list[Path]) -> Iterator[Path]:
             yield from (Path(folder) / name for name in sorted(names) if not FOREIGN.fullmatch(name))
 
 
-def _stamps(paths: list[Path]) -> dict[str, tuple[int, int]]:
-    """(bytes, time of last change) of every input file: a cheap sign that its content may have changed."""
-    return {str(path): (stat.st_size, stat.st_mtime_ns) for path in _files(paths) for stat in [path.stat()]}
+def _stamps(paths: list[Path]) -> dict[str, tuple[int, ...]]:
+    """The stamp of every input file: a cheap sign that its content may have changed."""
+    return {str(path): digests.stamp(path.stat()) for path in _files(paths)}
 
 
 def _contents(paths: list[Path]) -> dict[str, str]:
-    """Digest of the content of every input file; see LARGE."""
-    found = {}
-    for path in _files(paths):
-        size, digest = path.stat().st_size, hashlib.sha256()
-        with path.open("rb") as file:
-            if size <= LARGE:
-                digest.update(file.read())
-            else:
-                digest.update(str(size).encode())
-                for number in range(BLOCKS):
-                    file.seek(max(0, size - BLOCK) * number // (BLOCKS - 1))
-                    digest.update(file.read(BLOCK))
-        found[str(path)] = digest.hexdigest()
-    return found
+    """SHA-256 of the whole content of every input file."""
+    return {str(path): digests.sha256(path) for path in _files(paths)}

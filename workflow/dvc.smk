@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import networkx
+from dvc.dependency import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
@@ -29,6 +30,7 @@ from dvc.repo import Repo, lock_repo
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from repro import mend_rwlock
+from unime.config import keys_of, nearest
 
 MARKS = Path(".dvc/tmp/snakemake")
 
@@ -55,10 +57,10 @@ def alone():
 
 
 def ask_dvc(judge):
-    """The stages directly above every stage, and what to sweep; if `judge`, refresh the marks and say what is stale."""
+    """The stages directly above every stage, what to sweep, and what stops stale stages; if `judge`, refresh the marks and say what is stale."""
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
-            graph, left = repo.index.graph, []  # edges point upstream
+            graph, left, stopped = repo.index.graph, [], {}  # edges point upstream
             above = {stage.name: [up.name for up in graph[stage]] for stage in graph}
             if judge:
                 if writers := mend_rwlock(repo):  # `status` would see those of this node alone
@@ -72,7 +74,8 @@ def ask_dvc(judge):
                 why = {root.name: status[root.addressing] if root in known else ["never recorded"] for root in roots}
                 tell(why, stale, above, {stage.name for stage in graph if stage.path_in_repo == "dvc.yaml"})
                 left = left_over(graph)
-        return above, left
+                stopped = {stage.name: lacks for stage in graph if stage.name in stale and (lacks := lacking(stage, graph))}
+        return above, left, stopped
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
         raise WorkflowError(f"DVC is at work in this checkout: {text}\nWait for it, or end it, and run again") from None
@@ -81,6 +84,31 @@ def ask_dvc(judge):
         if "dvc.lock" in text:
             text += "\nIf dvc.lock is damaged: `git checkout dvc.lock`; stages that ran since then come back from DVC's cache"
         raise WorkflowError(text) from None
+
+
+def lacking(stage, graph):
+    """Why a stage cannot run: an input that is not there and that no stage makes; '' if there is none."""
+    made = [Path(out.fs_path) for one in graph for out in one.outs]
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency) or dep.exists:
+            continue
+        path = Path(dep.fs_path)
+        if not any(path == out or path in out.parents or out in path.parents for out in made):
+            return missing_input(stage.name, dep.def_path)
+    return ""
+
+
+def missing_input(stage, path):
+    """Say which input is missing, which key of config.yaml names it, and what can be done."""
+    name = path.removeprefix("../")  # ablations/dvc.yaml lies one folder below
+    keys = keys_of(CONFIG, name)
+    if not keys:
+        return f"{name} is missing, and {stage} needs it; get it back, e.g. with `git checkout {name}`"
+    said = f"{keys[0]} names {name}, which is not there and which no stage makes; {stage} needs it"
+    folder = Path(name).parent
+    beside = sorted(found.name for found in folder.iterdir() if found.is_dir()) if folder.is_dir() else []
+    near = nearest(Path(name).name, beside) if beside else ""
+    return f"{said}.  Put it there, or correct {' and '.join(keys)} in config.yaml{near}"
 
 
 def left_over(graph):
@@ -160,6 +188,8 @@ def needs(stage):
 
     def inputs(wildcards):
         name = stage.format(**dict(wildcards))
+        if name in STOPPED:  # not a WorkflowError: Snakemake would take the old output, which is there, and say that there is nothing to do
+            raise SystemExit(f"error: {STOPPED[name]}")
         return [stale_mark(name), *map(done, ABOVE[name])]
 
     return inputs
@@ -180,7 +210,7 @@ def repro(stage, file="dvc.yaml", part=""):
 
 
 ALONE = alone() if workflow.is_main_process else None
-ABOVE, LEFT = ask_dvc(judge=workflow.is_main_process)
+ABOVE, LEFT, STOPPED = ask_dvc(judge=workflow.is_main_process)
 
 
 onstart:  # before the first job, and only where jobs run

@@ -101,7 +101,7 @@ def main(stage: str, part: str | None = None) -> int:
     if command is None:
         print(f"kept {stage}: unchanged, or DVC has it: nothing to share out")
         return 0
-    return subprocess.run(command, shell=True, env={**os.environ, "UNIME_PART": part}).returncode
+    return subprocess.run(command, shell=True, env={**os.environ, "DVC_STAGE": stage, "UNIME_PART": part}).returncode
 
 
 def missing(repo: Repo, target: str, pull: bool) -> str | None:

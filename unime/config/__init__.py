@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from unime.config import sections
+from unime.config.files import UnreadableConfig, read_values
 from unime.config.judges import JUDGED
 from unime.config.rules import Rule
 from unime.config.sections import Pretrain, Suite
@@ -34,6 +35,7 @@ __all__ = [
     "Variant",
     "View",
     "at",
+    "keys_of",
     "load",
     "nearest",
     "parse",
@@ -88,6 +90,19 @@ def at(values: Any, dotted: str) -> Any:
     return values
 
 
+def keys_of(values: Any, path: str, above: str = "") -> list[str]:
+    """The dotted keys whose value is this path or a folder above it, e.g. ["models.base", "models.judge"]."""
+    if isinstance(values, str):
+        return [above] if path == values or path.startswith(values + "/") else []
+    if isinstance(values, BaseModel):
+        values = dict(values)
+    found = []
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            found += keys_of(value, path, f"{above}.{name}" if above else str(name))
+    return found
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
@@ -98,11 +113,9 @@ def load(path: str | Path = "config.yaml") -> Config:
     """Read and check a configuration file.  Raises ConfigError with one line per problem."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; run from the repository's root or name the file with --config") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+        raw = read_values(path)
+    except UnreadableConfig as problem:
+        raise ConfigError(f"{path}: {problem}") from None
     return parse(raw, str(path))
 
 
@@ -129,12 +142,19 @@ def _explain(problem: Any) -> str:
         return f"{key}: missing; config.yaml in the repository shows every key"
     if kind == "literal_error":
         near = difflib.get_close_matches(str(value), problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "), n=1)
-        return f"{key}: {value!r} is not one of {problem['ctx']['expected']}" + (f"; nearest: {near[0]!r}" if near else "")
+        return f"{key}: {_shown(value)} is not one of {problem['ctx']['expected']}" + (f"; nearest: {near[0]!r}" if near else "")
     remedy = ""
     if isinstance(value, str) and kind in ("float_type", "int_type"):
         remedy = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write the number without quotes)"
-    shown = "" if kind == "value_error" else f"{value!r}: "
+    shown = "" if kind == "value_error" else f"{_shown(value)}: "
     return f"{key}: {shown}{problem['msg'].removeprefix('Value error, ')}{remedy}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
 
 
 def _model_at(loc: tuple[Any, ...]) -> type[BaseModel]:

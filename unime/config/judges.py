@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unime.config.types import Count, Name, Positive, PromptFormat, Rate, Section, Side, nearest
+from unime.config.types import Count, Folder, Name, Positive, PromptFormat, Rate, Section, Side, nearest
 
 JUDGED = "judge"
 """The run's own judge in judge.means; `mine.source` of the negatives that are mined here."""
@@ -52,7 +52,7 @@ class OpenaiJudge(Section):
 
 
 class OtherJudge(Section):
-    model: str = Field(description="folder of the MLLM that judges")
+    model: Folder = Field(description="folder of the MLLM that judges")
     mode: Mode = Field(description="as judge.mode")
 
 

@@ -10,11 +10,12 @@ from unime.config.jobs import Jobs
 from unime.config.judges import JUDGED, Judge, check_judges
 from unime.config.rules import Rule
 from unime.config.training import Train
-from unime.config.types import Count, Name, Positive, Rate, Section, Side, nearest
+from unime.config.types import LONGEST_NAME, Count, Folder, LearningRate, Name, OwnFolder, Positive, Section, Seed, Side, nearest
 from unime.config.variants import Ablations, check_variant
 
-Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$")]
+Caption = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*_(i2t|t2i|replace|swap|add)$", max_length=LONGEST_NAME)]
 
+Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=LONGEST_NAME)]
 
 Source = Literal["MMEB-train", "MMEB-eval", "Flickr30K", "COCO", "Urban1K", "ShareGPT4V", "SugarCrepe", "scores"]
 
@@ -23,7 +24,7 @@ NANO = "data/nano"
 
 
 class Suite(Section):
-    seed: Count = Field(description="seed of the generator")
+    seed: Seed = Field(description="seed of the generator")
     train_rows: Positive = Field(description="rows of each training set")
     eval_rows: Positive = Field(description="queries of each evaluation task")
     candidates: Annotated[int, Field(ge=2)] = Field(description="candidates of a query where the task is not a label set")
@@ -31,12 +32,12 @@ class Suite(Section):
 
 
 class Pretrain(Section):
-    seed: Count = Field(description="seed of the weights and of the sampled groups")
+    seed: Seed = Field(description="seed of the weights and of the sampled groups")
     steps: Positive = Field(description="optimizer steps of the first part: one skill after the other")
     groups: Positive = Field(description="groups (one shared prefix and its branches) in a step")
-    lr: Rate = Field(description="peak learning rate of AdamW")
+    lr: LearningRate = Field(description="peak learning rate of AdamW")
     refining_steps: Count = Field(description="optimizer steps of the second part: judging in degrees, lists, items told from one token")
-    refining_lr: Rate = Field(description="peak learning rate of the second part")
+    refining_lr: LearningRate = Field(description="peak learning rate of the second part")
     warmup: Count = Field(description="steps of linear warm-up of each part")
     checkpoint: Positive = Field(description="steps between two checkpoints")
 
@@ -48,12 +49,14 @@ class Nano(Section):
 
 
 class Repository(Section):
-    repo: str = Field(description="owner/name on the Hub")
-    revision: str = Field(description="commit, tag or branch; a branch is resolved to a commit when it is fetched")
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", max_length=LONGEST_NAME)] = Field(
+        description="owner/name on the Hub"
+    )
+    revision: Revision = Field(description="commit, tag or branch; a branch is resolved to a commit when it is fetched")
 
 
 class Fetch(Section):
-    copies: str | None = Field(description="folder with copies that you have, <copies>/<owner>/<name>/...; null: download")
+    copies: OwnFolder | None = Field(description="folder with copies that you have, <copies>/<owner>/<name>/...; null: download")
     train_sets: list[Name] = Field(description="sets of MMEB-train to fetch into <data.root>/train")
     eval: list[Literal["MMEB-eval"]] = Field(
         max_length=1, description="MMEB-eval, to fetch the tasks of evaluate.tasks into <data.root>/eval"
@@ -65,7 +68,7 @@ class Fetch(Section):
         description="name -> judge whose published scores are fetched and imported to results/mine/<name>"
     )
     models: dict[Name, Repository] = Field(description="name -> repository of weights to fetch into models/<name>")
-    revisions: dict[Source, str] = Field(description="data source -> commit; a branch is resolved to its commit when it is fetched")
+    revisions: dict[Source, Revision] = Field(description="data source -> commit; a branch is resolved to its commit when it is fetched")
 
     @model_validator(mode="after")
     def _all_revisions(self) -> Fetch:
@@ -75,9 +78,7 @@ class Fetch(Section):
 
 
 class Data(Section):
-    root: Annotated[str, Field(pattern=r"[^/]$")] = Field(
-        description="folder, no slash at its end, that holds train/<set>/, eval/<task>/ and crossmodal/<benchmark>/"
-    )
+    root: OwnFolder = Field(description="folder, no slash at its end, that holds train/<set>/, eval/<task>/ and crossmodal/<benchmark>/")
     train_sets: list[Name] = Field(min_length=1, description="training sets, MMEB-train's or your own")
     instructions: Literal["original", "diverse_instruction"] = Field(description="which of MMEB-train's two files a set is read from")
     image_marks: Literal["public", "remove"] = Field(
@@ -95,9 +96,9 @@ class Data(Section):
 
 
 class Models(Section):
-    base: str = Field(description="folder of the MLLM that the embedders start from")
-    judge: str = Field(description="folder of the instruction-tuned MLLM that judges")
-    reranker: str = Field(description="folder of the MLLM that the reranker starts from")
+    base: Folder = Field(description="folder of the MLLM that the embedders start from")
+    judge: Folder = Field(description="folder of the instruction-tuned MLLM that judges")
+    reranker: Folder = Field(description="folder of the MLLM that the reranker starts from")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="type of the frozen weights and of the forward pass")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto takes the GPU where there is one")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
@@ -105,10 +106,18 @@ class Models(Section):
     )
     max_length: Positive = Field(description="tokens of a prompt; a longer one is an error that names the item")
 
+    @model_validator(mode="after")
+    def _attention_can_be_had(self) -> Models:
+        if self.attention == "flash_attention_2" and self.device == "cpu":
+            raise ValueError("attention flash_attention_2 needs a GPU, and device is cpu; set attention to sdpa, or device to cuda")
+        if self.attention == "flash_attention_2" and self.dtype == "float32":
+            raise ValueError("attention flash_attention_2 reads bfloat16 or float16, and dtype is float32; set attention to sdpa, or dtype")
+        return self
+
 
 class Embed(Section):
-    model: str = Field(description="folder of the MLLM that finds candidates (the paper: Qwen2-VL-7B)")
-    adapter: str = Field(
+    model: Folder = Field(description="folder of the MLLM that finds candidates (the paper: Qwen2-VL-7B)")
+    adapter: Folder = Field(
         description="its adapter, or merged weights in its place; results/train/in_batch is the one trained here (the paper: VLM2Vec)"
     )
     image_size: Side
@@ -144,7 +153,9 @@ class Evaluate(Section):
     tasks: list[Name] = Field(min_length=1, description="MMEB-eval configurations or your own, one job each")
     crossmodal: list[Caption] = Field(description="caption benchmarks and their directions, one job each")
     image_size: Side
-    rerank: Annotated[int, Field(ge=2)] = Field(description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)")
+    rerank: Annotated[int, Field(ge=2, le=100)] = Field(
+        description="best candidates that the reranker sees (the paper: 10, in its Table 3: 5)"
+    )
     rerank_mode: Literal["likelihood", "generate", "pairwise"] = Field(
         description="likelihood: every answer (i) of the list scored exactly; generate: greedy text, the first (number) read, as in the "
         "public code; pairwise: no list, each candidate alone by P(Yes)"
@@ -171,7 +182,7 @@ class Evaluate(Section):
 
 
 class Experiment(Section):
-    seed: Count = Field(description="seed of sampling, LoRA initialisation, dropout and fallback rows")
+    seed: Seed = Field(description="seed of sampling, LoRA initialisation, dropout and fallback rows")
     nano: Nano
     fetch: Fetch
     data: Data
@@ -182,7 +193,7 @@ class Experiment(Section):
     mine: Mine
     train: Train
     evaluate: Evaluate
-    export: dict[Literal["in_batch", "hard_negatives", "unime_v2", "reranker"], str] = Field(
+    export: dict[Literal["in_batch", "hard_negatives", "unime_v2", "reranker"], Folder] = Field(
         description="what is exported as merged weights -> the MLLM that it was trained on"
     )
     ablations: Ablations
@@ -201,6 +212,8 @@ class Experiment(Section):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{name} names {twice[0]!r} twice; each name once")
+        if self.mine.interval > self.retrieve.k:
+            raise ValueError(f"mine.interval {self.mine.interval} must be at most retrieve.k {self.retrieve.k}")
         if self.mine.negatives > self.retrieve.k:
             raise ValueError(f"mine.negatives {self.mine.negatives} must be at most retrieve.k {self.retrieve.k}")
         for row in ("hard_negatives", "unime_v2"):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from unime.config.types import Count, Positive, PromptFormat, Rate, Section, Side
+from unime.config.types import MOST, Count, LearningRate, Positive, PromptFormat, Section, Side, Temperature
 
 Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 """The end of a layer's name, in whole parts: `q_proj`, `self_attn.q_proj`."""
@@ -28,7 +28,7 @@ class Optimizer(Section):
     steps: Positive = Field(description="optimizer steps")
     batch: Positive = Field(description="queries in an optimizer step")
     micro: Positive = Field(description="queries (in-batch: items) in one forward pass; does not change the result")
-    lr: Rate = Field(description="peak learning rate of AdamW")
+    lr: LearningRate = Field(description="peak learning rate of AdamW")
     warmup: Count = Field(description="steps of linear warm-up")
     decay: Literal["linear", "cosine"]
     checkpoint: Positive = Field(description="steps between two checkpoints")
@@ -44,7 +44,8 @@ Mask = Literal["none", "equal", "labelled"]
 
 
 class InBatch(Optimizer):
-    tau: Rate = Field(description="temperature of the in-batch InfoNCE loss")
+    batch: Annotated[int, Field(ge=2, le=MOST)] = Field(description="queries in an optimizer step; one alone has no negative")
+    tau: Temperature = Field(description="temperature of the in-batch InfoNCE loss")
     mask: Mask = Field(
         description="other queries' positives that are no negatives. none: all are (VLM2Vec); equal: those with the own positive's content "
         "are not; labelled: nor are those labelled as positives of the same query in another pair"
@@ -52,7 +53,7 @@ class InBatch(Optimizer):
 
 
 class Mined(Optimizer):
-    tau: Rate = Field(description="temperature of P and of Q")
+    tau: Temperature = Field(description="temperature of P and of Q")
     negatives: Positive = Field(description="k, mined negatives a query (the paper: 8)")
     in_batch_negatives: bool = Field(
         description="true: the candidates of the batch's other queries are negatives too; under a soft target their score is 0"
@@ -91,8 +92,10 @@ class Passes(Section):
 
 
 class Train(Section):
-    nodes: Positive = Field(description="machines that share each training; above 1 it runs under SLURM")
-    gpus_per_node: Positive = Field(description="processes on each of them, one a GPU (models.device cpu: so many on the CPU)")
+    nodes: Annotated[int, Field(ge=1, le=1024)] = Field(description="machines that share each training; above 1 it runs under SLURM")
+    gpus_per_node: Annotated[int, Field(ge=1, le=64)] = Field(
+        description="processes on each of them, one a GPU (models.device cpu: so many on the CPU)"
+    )
     parallel: Literal["ddp", "fsdp", "deepspeed"] = Field(
         description="ddp: each process holds the model; fsdp: the frozen weights are cut over the processes; deepspeed: ZeRO-2, which cuts "
         "the optimizer's state and gradients.  None changes a result but for rounding"
