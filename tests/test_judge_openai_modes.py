@@ -204,13 +204,9 @@ def reset(exchange: Exchange) -> bool:
     return False
 
 
-def of_the_last_request() -> Mode:
-    """Each answer but the first is sent a second time, at once, as a proxy out of step does."""
-
-    def mode(exchange: Exchange) -> None:
-        exchange.send(whole(exchange) + whole(exchange))
-
-    return mode
+def two_answers(exchange: Exchange) -> None:
+    """A second answer at once, as of a proxy that is out of step: the connection's next request would get it."""
+    exchange.send(whole(exchange) + whole(exchange))
 
 
 def twice(exchange: Exchange, first: float, second: float) -> None:
@@ -269,7 +265,7 @@ MODES: dict[str, tuple[Mode, str]] = {
     "chunks with extensions and a trailer": (lambda exchange: exchange.send(chunked(exchange, b";a=b", b"X-Sum: 1\r\n")), RIGHT),
     "status 201": (lambda exchange: exchange.answer(exchange.right(), "201 Created"), RIGHT),
     "an encoding called identity": (lambda exchange: exchange.answer(exchange.right(), Content_Encoding="identity"), RIGHT),
-    "two answers to a request": (of_the_last_request(), "sends more after its answer, which the next pair would be judged by"),
+    "two answers to a request": (two_answers, "sends more after its answer, which the next pair would be judged by"),
     "a body longer than promised": (lambda exchange: exchange.send(whole(exchange) + b"and more"), "sends more after its answer"),
     "a chunk after the last": (lambda exchange: exchange.send(chunked(exchange) + b"5\r\nhello\r\n"), "sends more after its answer"),
     "two lengths": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"), BROKEN),
@@ -506,6 +502,19 @@ def test_the_first_error_ends_the_requests_that_are_under_way(opened, tables):
         with pytest.raises(ServerError, match="answers 400: no"):
             opened(server.url, in_flight=6, timeout=60.0).answers([asked])
         assert time.monotonic() - begun < 10
+
+
+def test_a_proxy_is_used_and_its_answers_are_checked_too(opened, question: Question, wanted: np.ndarray, monkeypatch):
+    for mode, works in ((good, True), (two_answers, False)):
+        with raw_server.serving(mode) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+            backend = opened("http://judge.invalid/v1")
+            if works:
+                assert np.array_equal(backend.answers([question])[0], wanted)
+            else:
+                with pytest.raises(ServerError, match="sends more after its answer"):
+                    backend.answers([question])
+            assert proxy.heads[0].startswith(b"POST http://judge.invalid/v1/chat/completions")
 
 
 def test_float16_rounding_of_a_log_probability_is_no_error(opened, question: Question):
