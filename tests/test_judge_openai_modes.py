@@ -209,6 +209,11 @@ def two_answers(exchange: Exchange) -> None:
     exchange.send(whole(exchange) + whole(exchange))
 
 
+def busy_and_an_answer(exchange: Exchange) -> None:
+    """The second attempt would get an answer that was not made for it."""
+    exchange.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy" + whole(exchange))
+
+
 def twice(exchange: Exchange, first: float, second: float) -> None:
     answer = exchange.right()
     top = [{"token": "Yes", "logprob": first}, {"token": "Yes", "logprob": second}, {"token": "No", "logprob": -3.0}]
@@ -266,6 +271,7 @@ MODES: dict[str, tuple[Mode, str]] = {
     "status 201": (lambda exchange: exchange.answer(exchange.right(), "201 Created"), RIGHT),
     "an encoding called identity": (lambda exchange: exchange.answer(exchange.right(), Content_Encoding="identity"), RIGHT),
     "two answers to a request": (two_answers, "sends more after its answer, which the next pair would be judged by"),
+    "an answer after being busy": (busy_and_an_answer, "sends more after its answer"),
     "a body longer than promised": (lambda exchange: exchange.send(whole(exchange) + b"and more"), "sends more after its answer"),
     "a chunk after the last": (lambda exchange: exchange.send(chunked(exchange) + b"5\r\nhello\r\n"), "sends more after its answer"),
     "two lengths": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"), BROKEN),

@@ -243,6 +243,9 @@ class OpenaiJudge:
         """The JSON object that a good answer holds.  Raises _Again for one that a later attempt may better, else ServerError."""
         status = reply.status
         text = self.mask.shown(reply.text)
+        remedy = "check judge.openai.url: a server of the chat-completions API is needed"
+        if reply.left_over:  # whatever the status: the next attempt may go through the same connection
+            raise ServerError(f"{name}: {url} sends more after its answer, which the next pair would be judged by; {remedy}")
         if status in BUSY or status >= 500:
             raise _Again(f"{status} {text[:200]}", retry_after(reply.retry_after))
         if 300 <= status < 400:
@@ -253,13 +256,10 @@ class OpenaiJudge:
             )
         if not 200 <= status < 300:
             raise ServerError(f"{name}: {url} answers {status}: {text}; check judge.openai (url, model) and {KEY}")
-        remedy = "check judge.openai.url: a server of the chat-completions API is needed"
         if reply.encoding:
             raise ServerError(f"{name}: {url} answers in {self.mask.shown(reply.encoding)!r} where none was asked for; {remedy}")
         if not reply.whole:
             raise ServerError(f"{name}: {url} answers with more than {BODY:,} bytes; {remedy}")
-        if reply.left_over:
-            raise ServerError(f"{name}: {url} sends more after its answer, which the next pair would be judged by; {remedy}")
         try:
             return parsed(reply.body)
         except Unusable as error:
