@@ -47,6 +47,23 @@ def logits(content: list[dict[str, Any]]) -> tuple[float, float]:
     return digest[0] / 32 - 4, digest[1] / 32 - 4
 
 
+def completion(body: dict[str, Any], lacks: str = "", plain: bool = False) -> dict[str, Any]:
+    """The right answer to a request, but for the word that it `lacks`, or without log-probabilities where `plain`."""
+    assert body["max_tokens"] == 1 and body["temperature"] == 0 and body["logprobs"] is True
+    yes, no = logits(body["messages"][0]["content"])
+    scores = {"Yes": yes, "No": no, "Maybe": 0.5, "The": -1.0}
+    total = math.log(sum(map(math.exp, scores.values())))
+    names = {word: f"token_id:{IDS[word]}" if body.get("return_tokens_as_token_ids") else word for word in scores}
+    words = [word for word in sorted(scores, key=lambda word: -scores[word]) if word != lacks]
+    wanted = body.get("logprob_token_ids")
+    told = [word for word in words if IDS[word] in wanted] if wanted else words[: body["top_logprobs"]]
+    top = [{"token": names[word], "logprob": scores[word] - total} for word in told]
+    first = {"token": names[words[0]], "logprob": scores[words[0]] - total, "top_logprobs": top}
+    choice = {"index": 0, "message": {"role": "assistant", "content": words[0]}, "logprobs": None if plain else {"content": [first]}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 64}}
+    return {"object": "chat.completion", "choices": [choice], "usage": usage}
+
+
 @contextmanager
 def running() -> Iterator[Chat]:
     chat = Chat()
@@ -95,25 +112,9 @@ def _handler(chat: Chat) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, {"error": {"message": f"no route {self.path}"}})
 
         def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
-            assert body["max_tokens"] == 1 and body["temperature"] == 0 and body["logprobs"] is True
             with chat.lock:
                 chat.asked.append(body)
-            yes, no = logits(body["messages"][0]["content"])
-            scores = {"Yes": yes, "No": no, "Maybe": 0.5, "The": -1.0}
-            total = math.log(sum(map(math.exp, scores.values())))
-            names = {word: f"token_id:{IDS[word]}" if body.get("return_tokens_as_token_ids") else word for word in scores}
-            words = [word for word in sorted(scores, key=lambda word: -scores[word]) if word != chat.lacks]
-            wanted = body.get("logprob_token_ids")
-            told = [word for word in words if IDS[word] in wanted] if wanted else words[: body["top_logprobs"]]
-            top = [{"token": names[word], "logprob": scores[word] - total} for word in told]
-            first = {"token": names[words[0]], "logprob": scores[words[0]] - total, "top_logprobs": top}
-            choice = {
-                "index": 0,
-                "message": {"role": "assistant", "content": words[0]},
-                "logprobs": None if chat.plain else {"content": [first]},
-            }
-            usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 64}}
-            return {"object": "chat.completion", "choices": [choice], "usage": usage}
+            return completion(body, chat.lacks, chat.plain)
 
         def _answer(self, code: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
             data = json.dumps(body).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import logging
@@ -173,14 +174,58 @@ def test_words_by_token_id_are_found_whatever_their_rank(data, config, chat):
     assert all(body["logprob_token_ids"] == [11, 12] and body["return_tokens_as_token_ids"] for body in chat.asked)
 
 
-def test_key_and_address_come_from_the_environment(data, config, chat, monkeypatch: pytest.MonkeyPatch):
+def test_the_key_comes_from_the_environment(data, config, chat, monkeypatch: pytest.MonkeyPatch):
     items, pairs = data
     chat.key = "secret"
     with pytest.raises(ServerError, match=r"answers 401: .*Incorrect API key.*OPENAI_API_KEY"):
         opened(config, items, chat.url).answers(questions(pairs, 1, 1))
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    monkeypatch.setenv("OPENAI_BASE_URL", chat.url)
-    assert len(opened(config, items, "http://127.0.0.1:9/v1").answers(questions(pairs, 1, 1))) == 3
+    assert len(opened(config, items, chat.url).answers(questions(pairs, 1, 1))) == 3
+
+
+def test_an_address_in_the_environment_that_is_another_than_the_configurations_is_refused(data, config, chat, monkeypatch):
+    items, pairs = data
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://user:hidden@127.0.0.1:9/v1?token=hidden")
+    with pytest.raises(ConfigError, match=r"OPENAI_BASE_URL is http://127.0.0.1:9/v1, .*judge.openai.url is http.*unset") as refused:
+        opened(config, items, chat.url)
+    assert "hidden" not in str(refused.value) and not chat.times
+    for same_address in (chat.url, chat.url + "/", ""):
+        monkeypatch.setenv("OPENAI_BASE_URL", same_address)
+        assert len(opened(config, items, chat.url).answers(questions(pairs, 1, 1))) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://user:hidden@127.0.0.1/v1", "a user or a password"),
+        ("http://hidden@127.0.0.1/v1", "a user or a password"),
+        ("http://127.0.0.1/v1?key=hidden", "a query or a fragment"),
+        ("http://127.0.0.1/v1/", "without a slash"),
+        ("http://127.0.0.1:99999/v1", "its port cannot be read"),
+        ("http://127.0.0.1:port/v1", "its port cannot be read"),
+        ("http://[::1/v1", "its host or its port"),
+        ("http:///v1", "a host and a path"),
+        ("http://a..b/v1", "a host and a path"),
+        ("ftp://127.0.0.1/v1", "not http:// or https://"),
+        ("http://127.0.0.1 /v1", "a blank"),
+        ("http://127.0.0.1/v1\n", "a control character"),
+    ],
+)
+def test_a_url_that_is_more_or_less_than_an_address_is_refused_and_no_password_shown(url: str, why: str, config):
+    values = config.model_dump(mode="json")
+    values["judge"]["openai"]["url"] = url
+    with pytest.raises(ConfigError, match=f"judge.openai.url: .*{re.escape(why)}") as refused:
+        config_module.parse(values)
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_notebook_with_an_event_loop_of_its_own_can_ask(data, config, chat):
+    items, pairs = data
+
+    async def cell():
+        return opened(config, items, chat.url).answers(questions(pairs, 1, 1))
+
+    assert len(asyncio.run(cell())) == 3
 
 
 def test_the_rate_and_the_number_in_flight_are_kept(data, config, chat):

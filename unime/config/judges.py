@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unime.config.types import Count, Folder, Name, Positive, PromptFormat, Rate, Section, Side, nearest
 
@@ -39,16 +40,21 @@ class VllmJudge(Section):
 
 
 class OpenaiJudge(Section):
-    url: Annotated[str, Field(pattern=r"^https?://.+[^/]$")] = Field(
-        description="where the API begins, no slash at its end; OPENAI_BASE_URL goes before it"
-    )
+    url: str = Field(description="where the API begins, no slash at its end; OPENAI_BASE_URL must be the same or not set")
     model: Annotated[str, Field(min_length=1)] = Field(description="the server's name of the model")
     top_logprobs: Annotated[int, Field(ge=2, le=20)] = Field(description="words to get log-probabilities of, the likeliest first")
     token_ids: bool = Field(description="true: ask for Yes and No by token id (vLLM's logprob_token_ids), whatever their rank")
     in_flight: Positive = Field(description="requests that wait for an answer at a time")
     rate: Rate | None = Field(description="requests begun in a second, at most; null: no limit")
     retries: Count = Field(description="further attempts after an answer of 408, 429 or 5xx, or none in time")
-    timeout: Rate = Field(description="seconds that the server may take for an answer")
+    timeout: Rate = Field(description="seconds that a request may take as a whole, from connecting to the answer's last byte")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_address_alone(cls, url: str) -> str:
+        if problem := url_problem(url):
+            raise ValueError(problem)
+        return url
 
 
 class OtherJudge(Section):
@@ -77,6 +83,26 @@ class Judge(Section):
         if problem := mode_problem(self.backend, self.mode):
             raise ValueError(problem)
         return self
+
+
+def url_problem(url: str) -> str | None:
+    """Why judge.openai.url cannot be used; None where it can.  A url that may hold a password is not shown."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = parts.port
+    except ValueError:
+        return "it is no url (its host or its port cannot be read); write one like http://127.0.0.1:8000/v1"
+    if "@" in url:
+        return "it holds a user or a password, and the url stands in logs and records; take that out, and put the key in OPENAI_API_KEY"
+    if "?" in url or "#" in url:
+        return "it ends in a query or a fragment ('?' or '#'), and paths are put at its end; write the address alone"
+    if not url.isprintable() or " " in url:
+        return f"{url!r} has a blank or a control character in it; write the address alone"
+    labels = host.removesuffix(".").split(".")
+    if not url.startswith(("http://", "https://")) or url.endswith("/") or port == 0 or not all(0 < len(label) < 64 for label in labels):
+        return f"{url!r} is not http:// or https://, a host and a path without a slash at its end, like http://127.0.0.1:8000/v1"
+    return None
 
 
 def mode_problem(backend: str, mode: str) -> str | None:
