@@ -71,7 +71,7 @@ def backbone(name, family) -> Backbone:
     return backbones.load(family(name), models=families.MODELS)
 
 
-# Family -> the assistant's header, and what the template puts before a user's turn and at the ends of an image, as (special words, text, ...)
+# Family -> what the template puts before a user's turn, how it writes an image, and what it puts behind the end of the turn
 SYSTEM = ["<|im_start|>", "system\nYou are a helpful assistant.", "<|im_end|>", "\n"]
 QWEN = ([*SYSTEM, "<|im_start|>", "user\n"], ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"], "\n")
 FRAMES = {

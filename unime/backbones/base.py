@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from unime import prompts
 from unime.backbones import lora as adapters
-from unime.backbones.files import REMEDY, ModelError, chat_template, check_adapter, check_fit, check_model
+from unime.backbones.files import REMEDY, ModelError, check_adapter, check_fit, check_model
 from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, laid_out, part, shown, stripped, together
+from unime.backbones.opening import processor_of, tokenizer_of
 from unime.backbones.texts import Texts, restored
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
@@ -45,6 +44,8 @@ class Backbone:
     IMAGE_PROCESSOR: type[Any]
     IMAGE_TOKEN: str
     """The token that stands for an image, repeated once per visual token."""
+    IMAGE_SETTINGS: tuple[str, ...] = ("image_mean", "image_std", "size")
+    """What the folder's image settings must say; the processor's class has another model's defaults."""
     IMAGE_TEXT = "{}"
     """How the family writes an image in a prompt; `{}` is the image token."""
     CHAT_ITEMS = False
@@ -67,12 +68,12 @@ class Backbone:
         check_model(folder)
         if adapter is not None:
             check_adapter(adapter)
-        transformers_logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        tokenizer.chat_template = chat_template(folder)
-        model = loaded(cls.MODEL, folder, models) if weights else hollow(cls.MODEL, folder)
-        model.requires_grad_(False).eval()
-        backbone = cls(folder, model, tokenizer, cls.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True), models, image_size)
+        model = hollow(cls.MODEL, folder)
+        tokenizer, processor = tokenizer_of(folder), processor_of(cls.IMAGE_PROCESSOR, folder, cls.IMAGE_SETTINGS)
+        backbone = cls(folder, model.requires_grad_(False).eval(), tokenizer, processor, models, image_size)
+        if weights:  # they are read after everything else was checked
+            model = loaded(cls.MODEL, folder, models)
+            backbone = cls(folder, model.requires_grad_(False).eval(), tokenizer, processor, models, image_size)
         if adapter is not None:
             backbone.model = adapters.attach(model, adapter, folder, train)
         return backbone
@@ -110,16 +111,15 @@ class Backbone:
         """`bare`: image tokens in the text that stand for no image."""
         images = tuple(p for p in pieces if not isinstance(p, str))
         if text.count(self.IMAGE_TOKEN) != len(images) + bare:
-            raise ModelError(
-                f"{self.folder}: its chat template writes {text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images; {REMEDY}"
-            )
+            found = f"{text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images"
+            raise ModelError(f"{self.folder}: its chat template writes {found}; {REMEDY}")
         return Prompt(text.replace(self.IMAGE_TOKEN, self.IMAGE_TEXT.format(self.IMAGE_TOKEN)), images)
 
     def token(self, word: str) -> int:
-        """The id of a word that is one token.  Raises ValueError naming the word where it is none or several."""
+        """The id of a word that is one token.  Raises ModelError naming the word where it is none or several."""
         ids = self.tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
-            raise ValueError(f"{word!r} is {len(ids)} tokens in {self.folder}, one is needed; use a model whose tokenizer has it as one")
+            raise ModelError(f"{self.folder}: {word!r} is {len(ids)} tokens, one is needed; use a model whose tokenizer has it as one")
         return ids[0]
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -295,6 +295,7 @@ class Backbone:
     def _check(self) -> None:
         """Raise ModelError for a folder whose parts do not fit each other; a family may look at more."""
         check_fit(self.folder, self.tokenizer, self.core, self.IMAGE_TOKEN, self.image_token)
+        self.chat_prompt(["a", Picture(1, torch.empty(1, 0)), "b"])  # images have a place in the chat template
 
     # LoRA
 
