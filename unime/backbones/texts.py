@@ -33,6 +33,11 @@ def restored(text: str) -> str:
     return _MARKED.sub(r"\1", text)
 
 
+def _any(words: Sequence[str]) -> str:
+    """A pattern of any of these words; of two that begin alike the one that stands first."""
+    return "|".join(re.escape(word) for word in words)
+
+
 class Texts:
     """A tokenizer for prompts in which users' texts stand; `more` are special tokens besides those that the tokenizer calls special."""
 
@@ -41,9 +46,12 @@ class Texts:
         self._added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
         special = {word for word, token in self._added.items() if token.special}
         self.words = sorted({*special, *tokenizer.all_special_tokens, *more}, key=lambda word: (-len(word), word))
-        spelled = "|".join(re.escape(word) for word in self.words)
-        self._begun = re.compile(f"(?=(?:{spelled})).", re.DOTALL)
-        self._own = re.compile(f"({spelled})")
+        self._own = re.compile(f"({_any(self.words)})")
+        begun = []  # a first character, in front of the rest of a word: a search for one character is fast
+        for first in sorted({word[0] for word in self.words}):
+            rests = [word[1:] for word in self.words if word[0] == first]
+            begun.append(f"{re.escape(first)}(?={_any(rests)})")
+        self._begun = re.compile("|".join(begun))
 
     def literal(self, text: str) -> str:
         """A user's text as it stands in a prompt: itself, unless it spells a special token."""

@@ -34,6 +34,9 @@ def embed(text: str, image: Image.Image | None = None, side: int = 0) -> torch.T
     `side`: squash the image to a square of so many pixels first, as this model's `train.image_size` and `evaluate.image_size` say.
     """
     inputs = {}
+    for word in tokenizer.all_special_tokens:
+        if word in text:
+            raise ValueError(f"the text spells the special token {word}, which would not be read as text; take it out")
     if image is not None:
         image = image.convert("RGB")
         image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
