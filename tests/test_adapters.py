@@ -295,6 +295,8 @@ def test_the_code_of_an_exports_card_embeds_as_we_do(name, folder, trained, tmp_
         assert apart(found[-1], wanted) < 1e-5
         moved.append(apart(found[-1], found[0]))
     assert min(moved[1:]) > 1e-2, "all items embed alike: nothing is compared"
+    with pytest.raises(ValueError, match="the text spells the special token <|im_end|>".replace("|", "[|]")):
+        card_of["embed"]("a ring<|im_end|>")
 
 
 def test_an_export_is_a_whole_folder_and_opens_as_model_and_as_adapter(name, folder, trained, tmp_path):

@@ -150,7 +150,7 @@ def test_what_cannot_be_a_prompt_is_named(folder, backbone):
     with pytest.raises(ValueError, match=r"of 9 tokens is over models.max_length \(5\); raise it, or .*with image_size \(84 now\)"):
         short.encode(long)
     with pytest.raises(ValueError, match="2 image placeholders for 1 images"):
-        backbone.item_prompt(Content(f"<|image_1|> and {backbone.IMAGE_TOKEN}", image(28, 28)))
+        backbone._prompt(2 * backbone.IMAGE_TOKEN, [image(28, 28)])
     with pytest.raises(ValueError, match="'Yes and No' is"):
         backbone.token("Yes and No")
     assert backbone.tokenizer.decode([backbone.token("Yes")]) == "Yes"

@@ -19,7 +19,7 @@ FAMILIES: dict[str, type[Backbone]] = {
     "internvl": InternVL,
 }
 
-__all__ = ["FAMILIES", "Backbone", "Encoded", "ModelError", "Picture", "Prompt", "limit_tokens", "load"]
+__all__ = ["FAMILIES", "Backbone", "Encoded", "ModelError", "Picture", "Prompt", "family_of", "limit_tokens", "load"]
 
 
 def load(
@@ -44,12 +44,19 @@ def load(
     folder, adapter = Path(folder), Path(adapter) if adapter is not None else None
     if adapter is not None and is_merged(adapter):
         folder, adapter = adapter, None
-    kind = read_config(folder).get("model_type")
-    if kind not in FAMILIES:
-        raise ModelError(f"{folder}: config.json has model_type {kind!r}; known: {', '.join(sorted(FAMILIES))}")
-    backbone = FAMILIES[kind].open(folder, adapter=adapter, models=models, image_size=image_size, train=train, weights=weights)
+    backbone = family_of(folder).open(folder, adapter=adapter, models=models, image_size=image_size, train=train, weights=weights)
     limit_tokens(backbone, max_tokens)
     return backbone
+
+
+def family_of(folder: Path) -> type[Backbone]:
+    """The class of the family that a folder's config.json names.  Raises ModelError."""
+    kind = read_config(folder).get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(
+            f"{folder}: config.json has model_type {kind!r}; known: {', '.join(sorted(FAMILIES))}; set models.* to a folder of these"
+        )
+    return FAMILIES[kind]
 
 
 def limit_tokens(backbone: Backbone, most: int | None) -> None:

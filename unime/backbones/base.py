@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from unime import prompts
 from unime.backbones import lora as adapters
-from unime.backbones.files import chat_template, check_adapter, check_fit, check_model
+from unime.backbones.files import REMEDY, ModelError, check_adapter, check_fit, check_model
 from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, laid_out, part, shown, stripped, together
+from unime.backbones.opening import processor_of, tokenizer_of
+from unime.backbones.texts import Texts, restored
 from unime.backbones.weights import hollow, loaded
 from unime.data.images import squashed
 
@@ -44,6 +44,8 @@ class Backbone:
     IMAGE_PROCESSOR: type[Any]
     IMAGE_TOKEN: str
     """The token that stands for an image, repeated once per visual token."""
+    IMAGE_SETTINGS: tuple[str, ...] = ("image_mean", "image_std", "size")
+    """What the folder's image settings must say; the processor's class has another model's defaults."""
     IMAGE_TEXT = "{}"
     """How the family writes an image in a prompt; `{}` is the image token."""
     CHAT_ITEMS = False
@@ -52,6 +54,7 @@ class Backbone:
     def __init__(self, folder: Path, model: nn.Module, tokenizer: Any, processor: Any, models: Any, image_size: int) -> None:
         self.folder, self.model, self.tokenizer, self.processor = folder, model, tokenizer, processor
         self.models, self.image_size = models, image_size
+        self.texts = Texts(tokenizer, [self.IMAGE_TOKEN])
         self.core: nn.Module = model.model  # without the language model head; LoRA layers are put inside, so it stays valid
         self.head: nn.Linear = model.get_output_embeddings()
         self.image_token = self.token(self.IMAGE_TOKEN)
@@ -65,12 +68,12 @@ class Backbone:
         check_model(folder)
         if adapter is not None:
             check_adapter(adapter)
-        transformers_logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        tokenizer.chat_template = chat_template(folder)
-        model = loaded(cls.MODEL, folder, models) if weights else hollow(cls.MODEL, folder)
-        model.requires_grad_(False).eval()
-        backbone = cls(folder, model, tokenizer, cls.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True), models, image_size)
+        model = hollow(cls.MODEL, folder)
+        tokenizer, processor = tokenizer_of(folder), processor_of(cls.IMAGE_PROCESSOR, folder, cls.IMAGE_SETTINGS)
+        backbone = cls(folder, model.requires_grad_(False).eval(), tokenizer, processor, models, image_size)
+        if weights:  # they are read after everything else was checked
+            model = loaded(cls.MODEL, folder, models)
+            backbone = cls(folder, model.requires_grad_(False).eval(), tokenizer, processor, models, image_size)
         if adapter is not None:
             backbone.model = adapters.attach(model, adapter, folder, train)
         return backbone
@@ -85,15 +88,16 @@ class Backbone:
         embedding stays.  In a user turn nothing stands for it.  Both as in the public code (model_utils.py).
         """
         pieces = prompts.parts(content.text, content.image)
-        if not self.CHAT_ITEMS:
-            if content.image is None and prompts.IMAGE_MARK in content.text:
-                return self._prompt(content.text.replace(prompts.IMAGE_MARK, self.IMAGE_TOKEN), [], bare=1)
-            return self._prompt("".join(p if isinstance(p, str) else self.IMAGE_TOKEN for p in pieces), pieces)
-        return self._templated([part(p) for p in stripped(pieces)], pieces)
+        if self.CHAT_ITEMS:
+            return self._templated([part(p) for p in self.texts.literals(stripped(pieces))], pieces)
+        if content.image is None and prompts.IMAGE_MARK in content.text:
+            before, after = map(self.texts.literal, content.text.split(prompts.IMAGE_MARK))
+            return self._prompt(before + self.IMAGE_TOKEN + after, [], bare=1)
+        return self._prompt("".join(p if isinstance(p, str) else self.IMAGE_TOKEN for p in self.texts.literals(pieces)), pieces)
 
     def chat_prompt(self, turn: Sequence[str | Image.Image | Picture]) -> Prompt:
         """One user turn through the folder's chat template, images where they stand, ending where the assistant's turn begins."""
-        return self._templated(self._content(turn), turn)
+        return self._templated(self._content(self.texts.literals(turn)), turn)
 
     def _content(self, turn: Sequence[Any]) -> list[dict[str, str]]:
         """A turn as the chat template takes it; a family whose template moves images out of their place says it otherwise."""
@@ -107,27 +111,24 @@ class Backbone:
         """`bare`: image tokens in the text that stand for no image."""
         images = tuple(p for p in pieces if not isinstance(p, str))
         if text.count(self.IMAGE_TOKEN) != len(images) + bare:
-            raise ValueError(
-                f"{text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images; take {self.IMAGE_TOKEN} out of the "
-                f"item's text: {text[:80]!r}"
-            )
+            found = f"{text.count(self.IMAGE_TOKEN)} image placeholders for {len(images)} images"
+            raise ModelError(f"{self.folder}: its chat template writes {found}; {REMEDY}")
         return Prompt(text.replace(self.IMAGE_TOKEN, self.IMAGE_TEXT.format(self.IMAGE_TOKEN)), images)
 
     def token(self, word: str) -> int:
-        """The id of a word that is one token.  Raises ValueError naming the word where it is none or several."""
+        """The id of a word that is one token.  Raises ModelError naming the word where it is none or several."""
         ids = self.tokenizer.encode(word, add_special_tokens=False)
         if len(ids) != 1:
-            raise ValueError(f"{word!r} is {len(ids)} tokens in {self.folder}, one is needed; use a model whose tokenizer has it as one")
+            raise ModelError(f"{self.folder}: {word!r} is {len(ids)} tokens, one is needed; use a model whose tokenizer has it as one")
         return ids[0]
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Of each text its tokens (L,) int64, none added."""
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-        return [np.asarray(ids, dtype=np.int64) for ids in found]
+        """Of each prompt's text its tokens (L,) int64, none added."""
+        return self.texts.batch(texts)
 
     def length(self, prompt: Prompt, ids: np.ndarray | None = None) -> int:
         """Tokens of a prompt after its placeholders are repeated; no pixel is computed.  `ids` as for `encode`."""
-        ids = self.tokenizer.encode(prompt.text, add_special_tokens=False) if ids is None else ids
+        ids = self.texts.ids(prompt.text) if ids is None else ids
         return len(ids) + sum(self._image_tokens(image) - 1 for image in prompt.images)
 
     # Batches
@@ -138,7 +139,7 @@ class Backbone:
         Raises ValueError with its length where it is over models.max_length.
         """
         if ids is None:
-            ids = np.asarray(self.tokenizer.encode(prompt.text, add_special_tokens=False), dtype=np.int64)
+            ids = self.texts.ids(prompt.text)
         pictures = tuple(image if isinstance(image, Picture) else self.look(image) for image in prompt.images)
         if pictures:
             counts = np.ones(len(ids), dtype=np.int64)
@@ -152,7 +153,7 @@ class Backbone:
         if tokens > self.models.max_length:
             raise ValueError(
                 f"a prompt of {tokens} tokens is over models.max_length ({self.models.max_length}); raise it, or shrink images with "
-                f"image_size ({self.image_size} now): {prompt.text[:80]!r}"
+                f"image_size ({self.image_size} now): {restored(prompt.text)[:80]!r}"
             )
 
     def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[Answer] | None = None, side: str = "left") -> dict[str, Tensor]:
@@ -294,6 +295,7 @@ class Backbone:
     def _check(self) -> None:
         """Raise ModelError for a folder whose parts do not fit each other; a family may look at more."""
         check_fit(self.folder, self.tokenizer, self.core, self.IMAGE_TOKEN, self.image_token)
+        self.chat_prompt(["a", Picture(1, torch.empty(1, 0)), "b"])  # images have a place in the chat template
 
     # LoRA
 

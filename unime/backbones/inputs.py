@@ -25,7 +25,8 @@ class Picture(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """`text` holds one image placeholder per image; an image is a PIL image or a `Picture`."""
+    """`text` holds one image placeholder per image, and special tokens that users' texts spell are marked in it (`unime.backbones.texts`);
+    an image is a PIL image or a `Picture`."""
 
     text: str
     images: tuple[Image.Image | Picture, ...] = ()

@@ -10,6 +10,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from unime.backbones.base import Backbone, Picture
 from unime.backbones.files import REMEDY, ModelError
+from unime.backbones.opening import check_bounds, check_counts
 
 
 class InternVL(Backbone):
@@ -26,7 +27,9 @@ class InternVL(Backbone):
     def _check(self) -> None:
         super()._check()
         theirs, ours = self.processor.size, self.core.config.vision_config.image_size
-        if (theirs["height"], theirs["width"]) != tuple(ours):
+        check_counts(self.folder, {name: getattr(self.processor, name) for name in ("min_patches", "max_patches")})
+        check_bounds(self.folder, ("min_patches", self.processor.min_patches), ("max_patches", self.processor.max_patches))
+        if (theirs.height, theirs.width) != tuple(ours):
             raise ModelError(
                 f"{self.folder}: preprocessor_config.json cuts tiles of {dict(theirs)} pixels, config.json has {list(ours)}; {REMEDY}"
             )

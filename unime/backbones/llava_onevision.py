@@ -19,7 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.llava_onevision.modeling_llava_onevision import get_anyres_image_grid_shape, unpad_image
 
 from unime.backbones.base import Backbone, Picture
-from unime.backbones.files import REMEDY, ModelError
+from unime.backbones.files import REMEDY, ModelError, image_settings, reading
 
 
 class LlavaOnevision(Backbone):
@@ -33,7 +33,8 @@ class LlavaOnevision(Backbone):
     def _check(self) -> None:
         super()._check()
         config, settings = self.core.config, self.processor
-        theirs = settings.size["height"], sorted(map(list, settings.image_grid_pinpoints))
+        with reading(self.folder, image_settings(self.folder)[0], "has a size or image_grid_pinpoints that are none"):
+            theirs = settings.size["height"], sorted(map(list, settings.image_grid_pinpoints))
         ours = config.vision_config.image_size, sorted(map(list, config.image_grid_pinpoints))
         if theirs != ours:
             raise ModelError(

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from unime.backbones.files import ModelError
+from unime.backbones.files import ModelError, reading
+from unime.backbones.weights import check_finite
 
 PUBLIC = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "k_proj", "q_proj", "out_proj", "v_proj")
 """The public code's targets (Embedding/src/arguments.py, as VLM2Vec's), which peft matches with the end of a module's name.  Of Qwen2-VL
@@ -103,17 +104,17 @@ def attach(model: nn.Module, folder: Path, base: Path, train: bool) -> nn.Module
     from peft import PeftConfig, get_peft_model
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-    settings = PeftConfig.from_pretrained(str(folder))
-    if settings.peft_type != "LORA":
-        raise ModelError(f"{folder}: adapter_config.json has peft_type {settings.peft_type}; only LoRA and DoRA adapters are known")
+    with reading(folder, "adapter_config.json", "is damaged"):
+        settings = PeftConfig.from_pretrained(str(folder))
     stored = load_file(folder / "adapter_model.safetensors")
+    check_finite(folder, stored.items())
     tensors = renamed(model, stored)
     if set(tensors) != set(stored) and not _plain(settings.target_modules):  # it names layers as they were called then
         settings.target_modules = sorted({_split(key)[0] for key in tensors})
     if set(tensors) != set(stored) and (patterns := [name for name in ("alpha_pattern", "rank_pattern") if getattr(settings, name)]):
         raise ModelError(f"{folder}: adapter_config.json has {patterns[0]} for layers as an older transformers named them; rename its keys")
     settings.inference_mode, settings.base_model_name_or_path = not train, model.name_or_path
-    try:
+    with reading(folder, "the adapter", f"does not fit {base}, or adapter_config.json is damaged"):
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             adapted = get_peft_model(model, settings)
         needed, found = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)), set(tensors)
@@ -123,10 +124,6 @@ def attach(model: nn.Module, folder: Path, base: Path, train: bool) -> nn.Module
                 f"{len(found - needed)} unknown, {sorted(needed ^ found)[0]} first; use the model that it was trained on"
             )
         set_peft_model_state_dict(adapted, tensors)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{folder}: the adapter does not fit {base} ({error}); use the model that it was trained on") from error
     if not train:
         return adapted.merge_and_unload().requires_grad_(False).eval()
     inner = _name(model, model.model) + "."

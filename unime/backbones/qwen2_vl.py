@@ -20,6 +20,8 @@ from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from unime.backbones.base import Backbone, Picture
+from unime.backbones.files import REMEDY, ModelError, image_settings
+from unime.backbones.opening import check_bounds, check_counts
 
 LEAST = 4
 """Tokens of an image, at least, where the most of them are bounded (public code: min_pixels 4 x 28 x 28)."""
@@ -31,12 +33,35 @@ class Qwen2VL(Backbone):
     MODEL = Qwen2VLForConditionalGeneration
     IMAGE_PROCESSOR = Qwen2VLImageProcessorPil
     IMAGE_TOKEN = "<|image_pad|>"
+    IMAGE_SETTINGS = ("image_mean", "image_std", "patch_size")
     VISION_START = "<|vision_start|>"
 
     @functools.cached_property
     def vision_start(self) -> int:
         """The id of the token that introduces an image in a chat prompt."""
         return self.token(self.VISION_START)
+
+    def _check(self) -> None:
+        super()._check()
+        self.vision_start  # noqa: B018  raises where the tokenizer lacks it
+        settings, vision = self.processor, self.core.config.vision_config
+        cut = (settings.patch_size, settings.temporal_patch_size, settings.merge_size)
+        model = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
+        file, written = image_settings(self.folder)
+        if cut != model:
+            raise ModelError(
+                f"{self.folder}: {file} has patch_size, temporal_patch_size and merge_size {cut}, config.json has {model}; {REMEDY}"
+            )
+        names = ("min_pixels", "max_pixels")
+        if not all(name in written for name in names) and not written.get("size"):
+            raise ModelError(f"{self.folder}: {file} lacks min_pixels and max_pixels (or a size), which bound an image; {REMEDY}")
+        least, most = settings.size.shortest_edge, settings.size.longest_edge
+        check_counts(self.folder, {"min_pixels": least, "max_pixels": most})
+        check_bounds(self.folder, ("min_pixels", least), ("max_pixels", most))
+        pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+        longest = self.core.language_model.config.max_position_embeddings
+        check_bounds(self.folder, ("min_pixels", least), ("the pixels of all the model's positions,", longest * pixels))
+        check_bounds(self.folder, ("the pixels of one token,", pixels), ("max_pixels", most))
 
     def limit_tokens(self, most: int) -> None:
         """Shrink images to at most `most` tokens, and enlarge them to at least LEAST; their aspect is kept but for whole tokens."""

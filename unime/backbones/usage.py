@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unime.backbones import FAMILIES
-from unime.backbones.files import read_config
+from unime.backbones import FAMILIES, family_of
 
 _OPEN = """\
 import json
@@ -35,6 +34,9 @@ def embed(text: str, image: Image.Image | None = None, side: int = 0) -> torch.T
     `side`: squash the image to a square of so many pixels first, as this model's `train.image_size` and `evaluate.image_size` say.
     """
     inputs = {}
+    for word in tokenizer.all_special_tokens:
+        if word in text:
+            raise ValueError(f"the text spells the special token {word}, which would not be read as text; take it out")
     if image is not None:
         image = image.convert("RGB")
         image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
@@ -122,10 +124,10 @@ _BODIES = {
 def embedding(folder: str | Path) -> str:
     """Markdown that says how to embed an item with the exported model of a base folder, in Python on transformers alone.
 
-    Raises ModelError where the folder has no config.json, KeyError where its family has no code here.
+    Raises ModelError where the folder has no config.json of a known family.
     """
-    kind = read_config(Path(folder))["model_type"]
-    family = FAMILIES[kind]
+    family = family_of(Path(folder))
+    kind = next(name for name, known in FAMILIES.items() if known is family)
     code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__) + _BODIES[kind]
     if not family.CHAT_ITEMS:
         code = code.removeprefix("import json\nfrom pathlib import Path\n\n")

@@ -1,7 +1,8 @@
 """The judge behind a server that speaks OpenAI's chat-completions API with log-probabilities (vLLM's, SGLang's, a provider's).
 
 1. One request a pair: the judge's turn as one user message, images as PNG in data URLs, one token of answer at temperature 0.  The
-   server has the chat template and the tokenizer; neither a model nor torch is needed here.
+   server has the chat template and the tokenizer; neither a model nor torch is needed here.  What may spell a special token in an item's
+   text is pulled apart (`unknown_tokenizer`), as it cannot be marked as text.
 2. Yes and No are read from the answer's `top_logprobs`.  Log-probabilities are logits less one number, the same for both words, so their
    difference is that of the logits; a word that is not among them is an error, never a guess.
 3. `in_flight` requests wait at a time and at most `rate` begin in a second, one question's candidates after the other, so that a
@@ -36,6 +37,7 @@ from unime.judge import Question, blocks
 from unime.judge.openai_answers import Absent, Unusable, log_probabilities, only_token, parsed, usage
 from unime.judge.openai_http import BODY, NoReply, Reply, Server, ServerError, check_address, retry_after
 from unime.judge.openai_key import KEY, Mask, read_key
+from unime.judge.unknown_tokenizer import pulled_apart
 
 T = TypeVar("T")
 
@@ -160,11 +162,18 @@ class OpenaiJudge:
         """The block's items as parts, an image as its data URL; one image is encoded once."""
         urls: dict[tuple[str, str], bytes] = {}
         found: dict[str, list[Any]] = {}
+        changed: list[str] = []
         for id in dict.fromkeys(id for question in block for id in (question.query, *question.candidates)):
             place, image = self.items.image_place(id), None
             if self.items.has_image(id):
                 image = urls[place] = urls.get(place) or self._png(id)
-            found[id] = prompts.parts(self.items.text(id), image)
+            as_read = prompts.parts(self.items.text(id), image)
+            found[id] = [pulled_apart(piece) if isinstance(piece, str) else piece for piece in as_read]
+            if found[id] != as_read:
+                changed.append(id)
+        if changed:
+            said = "openai: %d texts hold what may be a special token of the server's model, e.g. item %s; a space is put into each"
+            self.log.warning(said, len(changed), changed[0])
         return found
 
     def _png(self, id: str) -> bytes:

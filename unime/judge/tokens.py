@@ -34,5 +34,5 @@ class Tokens:
         if found is None:
             if len(self._known) > 1 << 16:
                 self._known.clear()
-            found = self._known[piece] = np.asarray(self.backbone.tokenizer.encode(piece, add_special_tokens=False), dtype=np.int64)
+            found = self._known[piece] = self.backbone.texts.ids(piece)
         return found

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from transformers import AutoTokenizer
 
 from unime import artifacts
-from unime.backbones import FAMILIES, Backbone, ModelError, Picture, Prompt, limit_tokens
-from unime.backbones.files import chat_template, read_config
+from unime.backbones import Backbone, Picture, Prompt, family_of, limit_tokens
+from unime.backbones.files import check_model
+from unime.backbones.opening import processor_of, tokenizer_of
 from unime.backbones.weights import hollow
 from unime.data.items import Content, Items
 from unime.judge import Question, blocks, by_query, cut_by_query, questions
@@ -50,16 +50,17 @@ class Load(NamedTuple):
 
 
 def without_weights(folder: str | Path, models: Any, image_size: int, max_tokens: int | None = None) -> Backbone:
-    """A backbone that makes prompts and counts their tokens.  Raises ModelError where the folder is not there or of no known family."""
-    kind = read_config(Path(folder)).get("model_type")
-    if kind not in FAMILIES:
-        raise ModelError(f"{folder}: config.json has model_type {kind!r}; known: {', '.join(sorted(FAMILIES))}")
-    family = FAMILIES[kind]
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer.chat_template = chat_template(Path(folder))
-    model = hollow(family.MODEL, Path(folder))
-    processor = family.IMAGE_PROCESSOR.from_pretrained(folder, local_files_only=True)
-    backbone = family(Path(folder), model, tokenizer, processor, models, image_size)
+    """A backbone that makes prompts and counts their tokens; the folder need not have its weights yet.
+
+    Raises ModelError where the folder is not there, of no known family, or lacks another file than weights or has a damaged one.
+    """
+    folder = Path(folder)
+    family = family_of(folder)
+    check_model(folder, weights=False)
+    model = hollow(family.MODEL, folder)
+    tokenizer = tokenizer_of(folder)
+    processor = processor_of(family.IMAGE_PROCESSOR, folder, family.IMAGE_SETTINGS)
+    backbone = family(folder, model, tokenizer, processor, models, image_size)
     limit_tokens(backbone, max_tokens)
     return backbone
 
