@@ -353,6 +353,29 @@ def test_an_interrupted_stage_takes_its_temporary_files_along(checkout: Path, nu
     assert process.returncode == code and os.listdir(checkout / "data") == []
 
 
+def test_a_stage_ends_with_the_process_that_started_it_and_the_next_one_waits_for_that(checkout: Path) -> None:
+    command = [sys.executable, "-m", "unime", "suite"]
+    starter = f"import subprocess; child = subprocess.Popen({command!r}); print(child.pid, flush=True); child.wait()"
+    environment = {**os.environ, "DVC_STAGE": "suite"}
+    parent = subprocess.Popen([sys.executable, "-c", starter], cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    until = time.monotonic() + 30
+    while not list((checkout / "data").glob(".nano.*.tmp")):
+        assert parent.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    second = subprocess.Popen(command, cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.5)
+    assert second.poll() is None, "it waits"
+    os.kill(child, signal.SIGCONT)
+    out, err = second.communicate(timeout=60)
+    assert out.startswith("made data/nano") and err == ""
+    assert not list((checkout / "data").glob(".nano.*.tmp")) and "\0" not in (checkout / "logs/suite.log").read_text()
+
+
 def test_two_processes_do_not_make_the_same_stage(checkout: Path) -> None:
     process = start(checkout)
     second = run(checkout, "suite")

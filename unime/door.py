@@ -15,7 +15,6 @@ This module and the doors import nothing heavy, so that `environment` can set th
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,12 +22,12 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unime import closure, config, launch
+from unime.alone import alone, patience
 from unime.job import Job, Part, PartMade, StageError
 from unime.witness import Witness
 
@@ -121,7 +120,8 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
     stage_name, part = stage if item is None else f"{stage}@{item}", _part(stage, door)
     name = f"{stage_name}.{part}" if part else stage_name
     log = _log_to(name)
-    with _alone(name, wait=part is not None), launch.ended_politely():
+    with alone(name, patience(part)), launch.ended_politely():
+        _empty(name)
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
             _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
@@ -172,7 +172,9 @@ def work(stage: str, door: Door, item: str | None, config_path: Path) -> str:
     given = launch.given()
     view = door.view(config.load(config_path), item)
     inputs = door.paths(door.inputs, view, item)
-    log = _log_to(f"{stage if item is None else f'{stage}@{item}'}.process-{given.rank}")
+    name = f"{stage if item is None else f'{stage}@{item}'}.process-{given.rank}"
+    log = _log_to(name)
+    _empty(name)
     job = Job(item=item, threads=given.threads, scratch=given.scratch, parallel=given.parallel, silent=given.rank > 0, log=log)
     with launch.ended_politely():
         summary = door.run(view, job, inputs, given.outputs)
@@ -234,37 +236,26 @@ def _check_item(stage: str, door: Door, item: str | None, whole_config: config.C
         raise StageError(f"{item!r} is not in {door.items}{config.nearest(item, known)}")
 
 
+def _log_file(name: str) -> Path:
+    return Path("logs") / f"{name.replace('@', '.')}.log"
+
+
+def _empty(name: str) -> None:
+    """Begin the stage's log anew; this process alone writes it now."""
+    os.truncate(_log_file(name), 0)
+
+
 def _log_to(name: str) -> logging.Logger:
-    """The package's logger at INFO, everybody else's warnings too, into a fresh file."""
-    path = Path("logs") / f"{name.replace('@', '.')}.log"
+    """The package's logger at INFO, everybody else's warnings too, to the end of a file, which another process may be writing."""
+    path = _log_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.captureWarnings(True)
     log = logging.getLogger(closure.PACKAGE)
     log.setLevel(logging.INFO)
     return log
-
-
-@contextmanager
-def _alone(name: str, wait: bool) -> Iterator[None]:
-    """Hold the stage's lock.  A POSIX record lock: it dies with its process, however that ends, and forked workers do not inherit it.
-
-    DVC keeps jobs of a whole stage apart, and has them wait; of a part it knows nothing: there the second one waits here."""
-    path = Path("scratch") / "locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise StageError(f"{name} is being made by {owner}; wait for it, or end that process, and run again") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        lock.flush()
-        yield
 
 
 def _sweep(folder: Path, items: list[str], log: logging.Logger) -> None:

@@ -40,6 +40,18 @@ PATIENCE = 45
 """Seconds that workers have to end once they were asked to: torchrun gives its own 30 before it kills them."""
 
 
+def end_with_parent() -> None:
+    """Have Linux send this process SIGTERM when its parent ends.
+
+    A stage's parent is DVC, which alone can record what the stage makes.  Where DVC is killed, a stage that went on would compute for
+    nothing and keep the next run waiting; one that ends leaves its finished parts to it.
+    """
+    if sys.platform != "linux":
+        return
+    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+
+
 @contextmanager
 def ended_politely() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that temporary files go on the way out; a worker forked from here just ends."""
