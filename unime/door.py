@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unime import closure, config, launch
+from unime.inputs import problems, told
 from unime.job import Job, Part, PartMade, StageError
 from unime.witness import Witness
 
@@ -125,11 +126,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
             _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
-        for path in inputs:
-            if not path.exists():
-                raise StageError(
-                    f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own"
-                )
+        _check_inputs(inputs)
 
         def parameters() -> str:
             return json.dumps(door.view(config.load(config_path), item).dump(), sort_keys=True)
@@ -232,6 +229,16 @@ def _check_item(stage: str, door: Door, item: str | None, whole_config: config.C
         raise StageError(f"{stage} runs once per item of {door.items}; run `python -m unime {stage} {known[0]}`")
     if item not in known:
         raise StageError(f"{item!r} is not in {door.items}{config.nearest(item, known)}")
+
+
+def _check_inputs(inputs: list[Path]) -> None:
+    """Raises StageError naming an input that is missing, and what in the others cannot be read, before anything is read."""
+    for path in inputs:
+        if not path.exists():
+            raise StageError(f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own")
+        found = problems(path)
+        if found:
+            raise StageError(told(found))
 
 
 def _log_to(name: str) -> logging.Logger:

@@ -169,6 +169,8 @@ def _kind(path: str) -> str:
 def _container(path: str) -> Container:
     if os.path.isdir(path):
         return _Folder(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ArchiveError(f"{path}: not a file but a FIFO, socket or device; remove it, or correct data.root")
     suffix = PurePosixPath(path).suffix
     if suffix == ".tar":
         return _Tar(path)
