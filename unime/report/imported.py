@@ -41,7 +41,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"## {title}: {found['count']:,}", ""]
         lines += [f"- row {one['row']}: {escaped(one['reason'])}" for one in found["listed"][:LISTED]] + ([""] if found["listed"] else [])
     others = report["rows_of_other_sets"]
-    lines += [
-        f"Rows of sets that this run does not train on: {', '.join(f'{escaped(name)} {count:,}' for name, count in others.items()) or 'none'}."
-    ]
+    shown = ", ".join(f"{escaped(name)} {count:,}" for name, count in others.items())
+    lines += [f"Rows of sets that this run does not train on: {shown or 'none'}."]
     return "\n".join(lines) + "\n"
