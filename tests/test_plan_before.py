@@ -143,6 +143,7 @@ def test_a_plan_of_stale_stages_leaves_out_the_others(own: dict, tmp_path: Path)
     assert "data_train@pictures, report" in stale.notes(more)[0] and stale.notes({"judge@pictures"}) == []
 
 
+@pytest.mark.slow
 def test_the_whole_plan_of_a_fresh_checkout_is_stale(own: dict, tmp_path: Path, capsys) -> None:
     checkout = working_tree(tmp_path / "checkout", own)
     shutil.move(tmp_path / "own", checkout / "own")

@@ -245,7 +245,7 @@ def _log_to(name: str) -> logging.Logger:
     """The package's logger at INFO, everybody else's warnings too, into a fresh file."""
     path = Path("logs") / f"{name.replace('@', '.')}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.captureWarnings(True)
@@ -297,13 +297,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fail(problem: BaseException) -> int:
-    """Say what went wrong, short on screen and in full in the log; the exit code."""
+def fail(problem: BaseException, name: str) -> int:
+    """Say in a line on screen what went wrong in a stage or tool, and in its log in full; the exit code."""
     if isinstance(problem, KeyboardInterrupt):
         print("interrupted: no output was touched; the same command goes on from the parts that were finished", file=sys.stderr)
         return 130
     known = isinstance(problem, StageError | config.ConfigError)
-    logging.getLogger(closure.PACKAGE).error("%s", problem, exc_info=None if known else problem)
-    kind = "" if known or isinstance(problem, ValueError) else f"{type(problem).__name__}: "  # rooms' own errors are ValueErrors
-    print(f"error: {kind}{problem}", file=sys.stderr)
+    expected = known or isinstance(problem, ValueError | OSError)  # rooms' own errors are ValueErrors
+    kind = "" if expected else f"{type(problem).__name__}: "
+    text = str(problem)
+    if isinstance(problem, OSError) and problem.filename is not None:
+        text = f"{problem.filename}: {problem.strerror}"
+    log = logging.getLogger(closure.PACKAGE)
+    if not expected and not log.hasHandlers():
+        log = _log_to(name)  # before a stage began, or in a tool: what nobody foresaw is kept where a stage would have kept it
+        text = f"{text} (more in logs/{name}.log)"
+    if log.hasHandlers():
+        log.error("%s", problem, exc_info=None if known else problem)
+    print(f"error: {kind}{text}", file=sys.stderr)
     return 2 if isinstance(problem, config.ConfigError) else 1

@@ -110,7 +110,7 @@ def _of_file(path: Path) -> str | None:
 
 def _of_name(path: Path) -> str | None:
     try:
-        path.name.encode("utf-8")
-    except UnicodeEncodeError:
+        os.fsencode(path.name).decode("utf-8")
+    except UnicodeDecodeError:
         return f"{shown(path)}: its name is not UTF-8, which DVC cannot record; rename it"
     return None

@@ -66,7 +66,7 @@ def notes(stale: Collection[str]) -> list[str]:
 
 
 def _dvc(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[0].removeprefix("ERROR: ")
         raise ValueError(f"dvc {arguments[0]} cannot say what is stale: {reason}")

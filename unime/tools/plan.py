@@ -29,8 +29,10 @@ def run(given: argparse.Namespace, values: Any) -> str:
     than models.max_length, and for a batch larger than its training table.
     """
     begun = time.monotonic()
-    if not given.calibrate > 0:
+    if not 0 < given.calibrate < math.inf:
         raise ValueError(f"--calibrate {given.calibrate}: more than 0 seconds are needed; --no-calibrate measures nothing")
+    if given.json is not None and given.json.is_dir():
+        raise ValueError(f"--json {given.json}: a folder; name a file")
     if given.item_tokens is not None and given.item_tokens < 1:
         raise ValueError(f"--item-tokens {given.item_tokens}: an item has 1 token or more")
     rated = dict(map(rate, given.rate))
