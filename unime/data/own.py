@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from unime import config, prompts
+from unime import artifacts, config, prompts
 from unime.data import archives, stream, tables
 from unime.data.rows import DataError, Shelf
 
@@ -45,7 +45,7 @@ def published(file: Path) -> bool:
         return False
     try:
         return "qry" in pl.read_parquet_schema(file)
-    except (pl.exceptions.PolarsError, OSError):
+    except artifacts.UNREADABLE:
         return any(file.parent.glob("original-*.parquet")) or any(file.parent.glob("diverse_instruction-*.parquet"))
 
 
@@ -125,7 +125,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
         return
     try:
         frame = tables.plain(pl.read_parquet(file, glob=False))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except artifacts.UNREADABLE as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
     for column, kind in frame.schema.items():
         if column not in _KEYS:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from unime import artifacts
 from unime.config.sections import Data
 from unime.data import own, stream
 from unime.data.mmeb import read_file
@@ -46,7 +47,7 @@ def _count(file: Path) -> int:
         return sum(1 for _ in stream.lines(file))
     try:
         return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except artifacts.UNREADABLE as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
 
 
