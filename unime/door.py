@@ -22,13 +22,13 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unime import closure, config, launch
+from unime.costs import Attempt
 from unime.inputs import problems, told
 from unime.job import Job, Part, PartMade, StageError
 from unime.witness import Witness
@@ -137,7 +137,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         job = Job(item=item, threads=threads(door), scratch=scratch, part=part, log=log)
         said = "%s: start, %d threads, python %s, scratch %s, parameters %s"
         log.info(said, name, job.threads, sys.prefix, scratch, read.parameters)
-        start = time.monotonic()
+        attempt = Attempt(stage_name, read.digest, name)
         temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]  # `final` undoes it
         try:
             if part:
@@ -156,10 +156,11 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
                 _remove(made)
                 os.replace(path, made)
         finally:
+            attempt.end()
             for path in temporary:
                 _remove(path)
         _remove(scratch.parent)
-        log.info("%s: %.1f s: %s", name, time.monotonic() - start, summary)
+        log.info("%s: %s: %s", name, attempt.told(), summary)
     more = f" and {len(outputs) - 2} more" if len(outputs) > 2 else ""
     return f"made {', '.join(map(str, outputs[:2]))}{more}: {summary}"
 
