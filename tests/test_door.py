@@ -117,6 +117,7 @@ def test_progress_is_found_again_if_and_only_if_nothing_has_changed(here: Path) 
     assert [found for _, found in seen] == [False, True, False, False, True]
     assert seen[0][0] == seen[1][0] == seen[4][0] and len({scratch for scratch, _ in seen}) == 3
     enter(made(lambda view, job, inputs, outputs: outputs[0].touch() or "whole"))
+    assert "\t4 runs\t" in Path("logs/costs/toy.tsv").read_text(), "those three count whose scratch folder this run has found"
     assert os.listdir("scratch") == ["locks"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import graphlib
 import importlib
+import io
 import os
 import pkgutil
 import re
@@ -92,12 +93,20 @@ def use(name: str, arguments: Sequence[str]) -> int:
         door.environment(os.cpu_count() or 1)
         print(tool.run(given, config.load(given.config)), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
-        return door.fail(problem)
+        return door.fail(problem, name)
     return 0
+
+
+def plain_where_needed() -> None:
+    """A character that the terminal's encoding lacks is shown as an escape (\\xe9), on either stream, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    plain_where_needed()
     if arguments and arguments[0] in known_tools():
         return use(arguments[0], arguments[1:])
     asked = not arguments or bool({"-h", "--help"} & set(arguments))
@@ -129,9 +138,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = code_of(given.stage)
         print(door.enter(given.stage, opened, item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
-        return door.fail(problem)
+        return door.fail(problem, given.stage)
     return 0
 
 
+def in_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode where a locale such as C has another encoding for the names of files.
+
+    Rows and tables name files in UTF-8.  What PYTHONIOENCODING says of the terminal stays.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
 if __name__ == "__main__":
+    in_utf8()
     sys.exit(main())

@@ -102,6 +102,10 @@ TRUTH = {"id": pl.String, "dataset": pl.String, "side": pl.String, "facts": pl.S
 """Embedded suite only, read by tests and reports: the true attributes (JSON) of an item on the `query` or `candidate` side."""
 
 
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What polars raises for a damaged file; a panic is a fault of its own that some damaged bytes reach, and no Exception to Python."""
+
+
 class ArtifactError(ValueError):
     """An artifact is missing, torn, or not of its schema; the message names file, reason and remedy."""
 
@@ -224,7 +228,7 @@ def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
         raise ArtifactError(f"{path}: no such file; run the stage that writes it")
     try:
         return read(path)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); delete it and run its stage again") from error
 
 

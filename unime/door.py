@@ -21,13 +21,14 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unime import closure, config, launch
 from unime.alone import alone, patience
+from unime.costs import Attempt
+from unime.inputs import problems, told
 from unime.job import Job, Part, PartMade, StageError
 from unime.witness import Witness
 
@@ -125,11 +126,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         for folder, key in door.sweep.items():
             keys = (key,) if isinstance(key, str) else key
             _sweep(Path(folder), [name for one in keys for name in config.at(view, one)], log)
-        for path in inputs:
-            if not path.exists():
-                raise StageError(
-                    f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own"
-                )
+        _check_inputs(inputs)
 
         def parameters() -> str:
             return json.dumps(door.view(config.load(config_path), item).dump(), sort_keys=True)
@@ -140,7 +137,7 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
         job = Job(item=item, threads=threads(door), scratch=scratch, part=part, log=log)
         said = "%s: start, %d threads, python %s, scratch %s, parameters %s"
         log.info(said, name, job.threads, sys.prefix, scratch, read.parameters)
-        start = time.monotonic()
+        attempt = Attempt(stage_name, read.digest, name)
         temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in outputs]  # `final` undoes it
         try:
             if part:
@@ -159,10 +156,11 @@ def enter(stage: str, door: Door, item: str | None, config_path: Path, code: lis
                 _remove(made)
                 os.replace(path, made)
         finally:
+            attempt.end()
             for path in temporary:
                 _remove(path)
         _remove(scratch.parent)
-        log.info("%s: %.1f s: %s", name, time.monotonic() - start, summary)
+        log.info("%s: %s: %s", name, attempt.told(), summary)
     more = f" and {len(outputs) - 2} more" if len(outputs) > 2 else ""
     return f"made {', '.join(map(str, outputs[:2]))}{more}: {summary}"
 
@@ -245,11 +243,21 @@ def _empty(name: str) -> None:
     os.truncate(_log_file(name), 0)
 
 
+def _check_inputs(inputs: list[Path]) -> None:
+    """Raises StageError naming an input that is missing, and what in the others cannot be read, before anything is read."""
+    for path in inputs:
+        if not path.exists():
+            raise StageError(f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own")
+        found = problems(path)
+        if found:
+            raise StageError(told(found))
+
+
 def _log_to(name: str) -> logging.Logger:
     """The package's logger at INFO, everybody else's warnings too, to the end of a file, which another process may be writing."""
     path = _log_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().handlers = [handler]
     logging.captureWarnings(True)
@@ -281,13 +289,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fail(problem: BaseException) -> int:
-    """Say what went wrong, short on screen and in full in the log; the exit code."""
+def fail(problem: BaseException, name: str) -> int:
+    """Say in a line on screen what went wrong in a stage or tool, and in its log in full; the exit code."""
     if isinstance(problem, KeyboardInterrupt):
         print("interrupted: no output was touched; the same command goes on from the parts that were finished", file=sys.stderr)
         return 130
     known = isinstance(problem, StageError | config.ConfigError)
-    logging.getLogger(closure.PACKAGE).error("%s", problem, exc_info=None if known else problem)
-    kind = "" if known or isinstance(problem, ValueError) else f"{type(problem).__name__}: "  # rooms' own errors are ValueErrors
-    print(f"error: {kind}{problem}", file=sys.stderr)
+    expected = known or isinstance(problem, ValueError | OSError)  # rooms' own errors are ValueErrors
+    kind = "" if expected else f"{type(problem).__name__}: "
+    text = str(problem)
+    if isinstance(problem, OSError) and problem.filename is not None:
+        text = f"{problem.filename}: {problem.strerror}"
+    log = logging.getLogger(closure.PACKAGE)
+    if not expected and not log.hasHandlers():
+        log = _log_to(name)  # before a stage began, or in a tool: what nobody foresaw is kept where a stage would have kept it
+        text = f"{text} (more in logs/{name}.log)"
+    if log.hasHandlers():
+        log.error("%s", problem, exc_info=None if known else problem)
+    print(f"error: {kind}{text}", file=sys.stderr)
     return 2 if isinstance(problem, config.ConfigError) else 1

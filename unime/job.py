@@ -71,9 +71,10 @@ class Job:
             total = len(iterable)  # type: ignore[arg-type]
         if sys.stderr.isatty():
             from rich.console import Console
+            from rich.markup import escape
             from rich.progress import track
 
-            yield from track(iterable, label, total=total, console=Console(stderr=True), transient=True)
+            yield from track(iterable, escape(label), total=total, console=Console(stderr=True), transient=True)
             return
         start = last = time.monotonic()
         for done, item in enumerate(iterable, start=1):

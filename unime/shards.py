@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unime import artifacts
+from unime.artifacts import ArtifactError
 from unime.job import Part, PartMade
 
 T = TypeVar("T")
@@ -48,7 +50,17 @@ def run(
         write(make(shards[number]), places[number])
     if part:
         raise PartMade(f"{len(missing)} of its {len(mine)} shards, {len(mine) - len(missing)} were there")
-    return [read(place) for place in places]
+    return [_whole(shard, place, make, write, read) for shard, place in zip(shards, places, strict=True)]
+
+
+def _whole(shard: T, place: Path, make: Callable[[T], R], write: Callable[[R, Path], None], read: Callable[[Path], R]) -> R:
+    """The kept shard; made again where it cannot be read, as after a loss of power before its bytes were on the disk."""
+    try:
+        return read(place)
+    except ArtifactError:
+        artifacts.remove(place)
+        write(make(shard), place)
+        return read(place)
 
 
 def spread(tasks: Iterable[T], work: Callable[[T], R], threads: int) -> Iterator[R]:

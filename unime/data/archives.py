@@ -169,6 +169,8 @@ def _kind(path: str) -> str:
 def _container(path: str) -> Container:
     if os.path.isdir(path):
         return _Folder(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ArchiveError(f"{path}: not a file but a FIFO, socket or device; remove it, or correct data.root")
     suffix = PurePosixPath(path).suffix
     if suffix == ".tar":
         return _Tar(path)
@@ -256,7 +258,7 @@ def _tar_index(path: str, size: int, changed: int) -> dict[str, tuple[int, int]]
         if suffix := _compressed(file.read(3)):
             raise ArchiveError(_REFUSED.format(path, f"rename it to {PurePosixPath(path).name}{suffix}, then {_COMPRESSED[suffix]}"))
         file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
             for info in tar:
                 name, end = info.name.removeprefix("./"), info.offset_data + info.size
                 if info.isreg() and not info.sparse:

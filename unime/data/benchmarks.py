@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from unime import config
+from unime import artifacts, config
 from unime.data import archives, parquet, stream, tables
 from unime.data.archives import BadImage
 from unime.data.rows import DataError, Shelf
@@ -85,7 +85,7 @@ def _parquet_file(file: Path) -> Iterator[Row]:
         if tables.plain_kind(schema["text"]) not in (pl.List(pl.String), pl.List(pl.Null)):
             raise DataError(f"{file}: column 'text' is {schema['text']}, needed List(String)")
         lists = tables.plain(pl.scan_parquet(file, glob=False).select("text").collect()).to_series().to_list()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except artifacts.UNREADABLE as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); download it again") from error
     for row, captions in enumerate(lists):
         captions = [caption or "" for caption in captions or ()][:CAPTIONS]

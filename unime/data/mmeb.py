@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from unime import config
+from unime import artifacts, config
 from unime.data import archives, tables
 from unime.data.rows import DataError, Rules, Shelf
 
@@ -129,7 +129,7 @@ def read_file(file: Path, schema: dict[str, Any]) -> pl.DataFrame:
     """
     try:
         frame = tables.plain(pl.read_parquet(file, glob=False))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except artifacts.UNREADABLE as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); download it again") from error
     for column in schema:
         if column not in frame.columns:

@@ -18,7 +18,7 @@ from typing import Any
 
 import polars as pl
 
-from unime import config, prompts
+from unime import artifacts, config, prompts
 from unime.data import archives, stream, tables
 from unime.data.rows import DataError, Shelf
 
@@ -45,7 +45,7 @@ def published(file: Path) -> bool:
         return False
     try:
         return "qry" in pl.read_parquet_schema(file)
-    except (pl.exceptions.PolarsError, OSError):
+    except artifacts.UNREADABLE:
         return any(file.parent.glob("original-*.parquet")) or any(file.parent.glob("diverse_instruction-*.parquet"))
 
 
@@ -57,11 +57,11 @@ def read_train(
     Raises DataError, ArchiveError.
     """
     folder = Path(root) / "train" / name
-    rows = (
+    pairs = (
         {**place, "wrong": wrong, "query_text": row[0], "query_path": row[1], "positive_text": row[2], "positive_path": row[3]}
-        for place, wrong, row, _ in _read(folder)
+        for place, wrong, row, _ in rows(folder)
     )
-    frame = _frame(rows, tables.TRAIN)
+    frame = _frame(pairs, tables.TRAIN)
     return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, max_pixels, bad_rows, job)
 
 
@@ -69,13 +69,13 @@ def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) ->
     """One task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "eval" / name
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for place, wrong, (query_text, query_path, *right), candidates in _read(folder):
+    def asked() -> Iterator[dict[str, Any]]:
+        for place, wrong, (query_text, query_path, *right), candidates in rows(folder):
             texts, paths = zip(right, *candidates, strict=True)
             row = {"query_text": query_text, "query_path": query_path, "texts": texts, "paths": paths, "open": not candidates}
             yield {**place, "wrong": wrong, **row}
 
-    return tables.tasks(_frame(rows(), tables.EVAL), name, folder, _shelf(folder), max_pixels, bad_rows, job)
+    return tables.tasks(_frame(asked(), tables.EVAL), name, folder, _shelf(folder), max_pixels, bad_rows, job)
 
 
 def _frame(rows: Iterator[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
@@ -95,7 +95,7 @@ Row = tuple[dict[str, Any], str | None, list[str], list[list[str]]]
 """{file, row}, what is wrong or None, the four SIDES, and the wrong candidates as [text, image]; all '' where something is wrong."""
 
 
-def _read(folder: Path) -> Iterator[Row]:
+def rows(folder: Path) -> Iterator[Row]:
     """Every row of every file, in order.  A text whose item has an image and whose mark is missing gets the mark first.
 
     `prompts.parts` shows the image first in either case: the mark makes equal items equal, whoever wrote them.
@@ -125,7 +125,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
         return
     try:
         frame = tables.plain(pl.read_parquet(file, glob=False))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except artifacts.UNREADABLE as error:
         raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
     for column, kind in frame.schema.items():
         if column not in _KEYS:

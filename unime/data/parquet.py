@@ -20,10 +20,11 @@ from typing import Any
 
 import polars as pl
 
+from unime import artifacts
+
 _ROWS = 32  # of a window
 _WINDOWS = 8  # that are kept
 _HELD = 1 << 28  # bytes that are kept, should single images be large; the newest window always is
-_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 _ABSENT = (1 << 64) - 1
 _home = os.getpid()  # where polars was started
 
@@ -104,7 +105,7 @@ def _read_shape(path: str) -> list[bytes | None]:
     try:
         schema = pl.read_parquet_schema(path)
         rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-    except _DAMAGED as error:
+    except artifacts.UNREADABLE as error:
         raise Torn(str(error)) from error
     nested = {name: isinstance(kind, pl.Struct) for name, kind in schema.items() if holds_images(kind)}
     return [json.dumps([rows, nested]).encode()]
@@ -119,7 +120,7 @@ def _read_window(path: str, column: str, nested: bool, start: int) -> list[bytes
     data = pl.col(column).struct.field("bytes") if nested else pl.col(column)
     try:
         return pl.scan_parquet(path, glob=False).slice(start, _ROWS).select(data).collect().to_series().to_list()
-    except _DAMAGED as error:
+    except artifacts.UNREADABLE as error:
         raise Torn(f"rows {start} to {start + _ROWS - 1}: {error}") from error
 
 

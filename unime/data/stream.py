@@ -68,6 +68,8 @@ def lines(path: str | Path) -> Iterator[tuple[int, Any, str | None]]:
 
 
 def _opened(path: str | Path) -> BinaryIO:
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{path}: not a file but a folder, FIFO, socket or device; remove it, or correct data.root")
     try:
         return open(path, "rb")
     except OSError as error:

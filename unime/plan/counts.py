@@ -1,12 +1,12 @@
 """How many items, pairs and questions each stage will process: counted where the data stages have run, else a bound.
 
-Bounds are products of what the configuration and the published benchmarks' cards say; they are reached where no two rows share an item,
-which no real data set comes near.  No torch.
+Bounds are of the rows under data.root, or where these are not there either, products of what the configuration and the published
+benchmarks' cards say.  They are reached where no two rows share an item, which no real data set comes near.  No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from unime.data.benchmarks import PARTS
 from unime.data.excluded import counts_of
 from unime.evaluate.tasks import CROSSMODAL, EMBEDDERS, TASKS, column, rerank_mode
 from unime.nano import kinds
+from unime.plan import raw
 
 TRAIN, EVAL = Path("results/data/train"), Path("results/data/eval")
 
@@ -70,7 +71,6 @@ class Work(NamedTuple):
 def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
     """Every training set of the configuration.  Raises ArtifactError for a table that cannot be read."""
     own = [config.nano.suite.train_rows] if config.data.root == NANO else []
-    most = min([config.data.cap, *own])
     found = []
     for name in config.data.train_sets:
         if (root / name / "pairs.parquet").exists():
@@ -80,13 +80,16 @@ def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
             barred = counts_of(pairs, items, labels)
             found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True, barred))
         else:
+            there = raw.training_rows(config.data, name)
+            rows = own if there is None else [there]
+            most = min([config.data.cap, *rows])
             found.append(Set(name, most, 2 * most, most, most, False))
     return found
 
 
 def tasks(config: Any, names: Sequence[str], root: Path = EVAL) -> list[Asked]:
     """Those of the tasks and caption columns `names` of which something is known.  Raises ArtifactError as `train_sets`."""
-    found = (_table(name, root / name) or _bound(name, config.nano.suite) for name in names)
+    found = (_table(name, root / name) or _raw(config, name) or _bound(name, config.nano.suite) for name in names)
     return [one for one in found if one is not None]
 
 
@@ -109,6 +112,12 @@ def _table(name: str, folder: Path) -> Asked | None:
         return None
     schema = artifacts.CAPTION_QUERIES if (folder / "pool.parquet").exists() else artifacts.TASKS
     return Asked(name, len(artifacts.read_table(folder / "queries.parquet", schema)), len(distinct(folder)), True)
+
+
+def _raw(config: Any, name: str) -> Asked | None:
+    """What the files of a task hold that is not read yet; None for a caption column, and where there are none."""
+    there = raw.task_rows(config.data, name) if name in config.evaluate.tasks else None
+    return None if there is None else Asked(name, there.queries, there.items, False)
 
 
 def _bound(name: str, suite: Any) -> Asked | None:
@@ -140,23 +149,37 @@ def hits(one: Set, k: int) -> int:
     return int(np.minimum(k, one.pool - one.barred).sum())
 
 
-def work(config: Any, train: Path = TRAIN, evaluation: Path = EVAL) -> list[Work]:
-    """The plan's rows, in the order that data flows.  Raises ArtifactError as `train_sets`."""
-    return [*_mining(config, train_sets(config, train)), *_training(config), *_evaluating(config, evaluation)]
+def work(config: Any, train: Path = TRAIN, evaluation: Path = EVAL, stale: Collection[str] | None = None) -> list[Work]:
+    """The plan's rows, in the order that data flows; of the `stale` stages alone, where these are given.  Raises as `train_sets`."""
+    sets = train_sets(config, train)
+    rows = [*_training(config), *_evaluating(config, evaluation)]
+    if stale is not None:
+        rows = [row for row in rows if not row.stage.startswith("train_") or row.stage in stale]
+    return [*_mining(config, sets, stale), *rows]
 
 
-def _mining(config: Any, sets: list[Set]) -> list[Work]:
+def chosen(sets: Sequence[Set], stage: str, stale: Collection[str] | None) -> list[Set]:
+    """The sets that a stage has still to work on: all of them, or those whose stage is among the `stale` ones."""
+    return [one for one in sets if stale is None or f"{stage}@{one.name}" in stale]
+
+
+def _mining(config: Any, sets: list[Set], stale: Collection[str] | None) -> list[Work]:
     if config.mine.source != JUDGED:  # published negatives: nothing is embedded, searched or judged
         return []
-    jobs, k, exact = len(sets), config.retrieve.k, all(one.counted for one in sets)
-    sure = exact and config.retrieve.delta is None and config.retrieve.index == "exact"
-    found = sum(hits(one, k) for one in sets)
-    return [
-        Work("embed_train", "items", sum(one.items for one in sets), exact, jobs),
-        Work("retrieve", "queries x candidates", sum(one.queries * one.pool for one in sets), exact, jobs),
-        Work("judge", "judgements", sum(judged(one, k) for one in sets), sure, jobs),
-        Work("mine", "candidates sifted", found, sure, jobs),
-    ]
+    k, unfiltered = config.retrieve.k, config.retrieve.delta is None and config.retrieve.index == "exact"
+    kinds_of_work: dict[str, tuple[str, Callable[[Set], int]]] = {
+        "embed_train": ("items", lambda one: one.items),
+        "retrieve": ("queries x candidates", lambda one: one.queries * one.pool),
+        "judge": ("judgements", lambda one: judged(one, k)),
+        "mine": ("candidates sifted", lambda one: hits(one, k)),
+    }
+    rows = []
+    for stage, (what, count) in kinds_of_work.items():
+        asked = chosen(sets, stage, stale)
+        exact = all(one.counted for one in asked) and (unfiltered or stage in ("embed_train", "retrieve"))
+        if asked:
+            rows.append(Work(stage, what, sum(map(count, asked)), exact, len(asked)))
+    return rows
 
 
 def _training(config: Any) -> list[Work]:

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,12 +58,13 @@ class Row(NamedTuple):
 
 class Options(NamedTuple):
     """`seconds` of measuring in all, 0 for none; `given` rates by stage; tokens of an item where prompts cannot be counted; `begun`, when
-    this process started to import."""
+    this process started to import; the `stale` stages, where no other is to be counted."""
 
     seconds: float = 0.0
     given: Mapping[str, float] = {}
     item_tokens: int | None = None
     begun: float | None = None
+    stale: Collection[str] | None = None
 
 
 class Estimate:
@@ -72,12 +73,12 @@ class Estimate:
     def __init__(self, config: Any, options: Options, train: Path = counts.TRAIN, evaluation: Path = counts.EVAL) -> None:
         self.config, self.options, self.train, self.evaluation = config, options, train, evaluation
         self.imports = 0.0 if options.begun is None else time.monotonic() - options.begun
-        self.work = counts.work(config, train, evaluation)
+        self.work = counts.work(config, train, evaluation, options.stale)
         self.sets = [one for one in counts.train_sets(config, train) if one.counted]
         self.notes: dict[str, None] = {}
         self._absent: dict[str, None] = {}
         self._sizes: dict[tuple[Any, ...], Sizes] = {}
-        self._items: dict[tuple[str, ...], Items] = {}
+        self._items: dict[tuple[Path, tuple[str, ...]], Items] = {}
         self._rates: dict[Any, Rate | None] = {}
         settings, models = config.train, config.models
         most = settings.reranker.max_tokens
@@ -125,10 +126,11 @@ class Estimate:
         if not names or not there:
             return None
         root = self.evaluation if of_tasks else self.train
-        if (key := (folder, side, most, names)) not in self._sizes:
-            if names not in self._items:
-                self._items[names] = Items.of_sets(root, names, self.config.data.max_pixels)
-            self._sizes[key] = Sizes(tokens.without_weights(folder, self.config.models, side, most), self._items[names])
+        data = (root, names)  # a training set and a task may have one name
+        if (key := (folder, side, most, data)) not in self._sizes:
+            if data not in self._items:
+                self._items[data] = Items.of_sets(root, names, self.config.data.max_pixels)
+            self._sizes[key] = Sizes(tokens.without_weights(folder, self.config.models, side, most), self._items[data])
         return self._sizes[key]
 
     def _tasks(self, stage: str) -> list[str]:
@@ -185,7 +187,7 @@ class Estimate:
         if size is None or one.count is None:
             return None
         if one.stage == "judge":
-            pairs = sum(s.pairs for s in counts.train_sets(config, self.train))
+            pairs = sum(s.pairs for s in counts.chosen(counts.train_sets(config, self.train), "judge", self.options.stale))
             return Load(pairs * (INSTRUCTION + size) + one.count * size, plain=one.count * (INSTRUCTION + 2 * size))
         if one.stage == "train_reranker":
             most, fixed = config.train.reranker.list_negatives, config.train.reranker.list_fixed

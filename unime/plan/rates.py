@@ -189,7 +189,7 @@ def searching(width: int, pool: int, neighbours: int, seconds: float) -> Rate:
     """Products a second of the exact search, and the seconds that its process needs to start.  Raises ValueError where it fails."""
     command = [sys.executable, "-m", "unime.plan.searching", *map(str, (width, pool, neighbours, seconds))]
     start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise ValueError(f"the search's process ended with {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}")
     found = json.loads(done.stdout)

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from unime import artifacts
+from unime.markdown import escaped, grid
 from unime.mine import check_scores, judges
 
 
@@ -115,8 +116,8 @@ def markdown(figures: Mapping[str, Any]) -> str:
         )
         for row in (*figures["sets"], figures["all"])
     ]
-    lines = [f"# {one} and {other}: how far they agree", ""]
-    lines += [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+    lines = [f"# {escaped(one)} and {escaped(other)}: how far they agree", ""]
+    lines += grid(head, rows, [False, *[True] * (len(head) - 1)])
     lines += [
         "",
         "Rho: Spearman's, over all candidates and as the mean over pairs (query and positive) of the rho within a pair; constant: pairs "

@@ -1,4 +1,5 @@
-"""Markdown to HTML, as much of it as the reports use: headings, paragraphs, lists, tables, fenced text, bold, code, links, images.
+"""Markdown to HTML, as much of it as the reports use: headings, paragraphs, lists, tables, fenced text, bold, code, links, images, and
+backslashes before marks that are text (unime/markdown.py).
 
 Small on purpose: the reports are written here, so nothing else can occur in them, and a page needs no further dependency.  All text
 is escaped; an image is looked up by name and put into the page, never linked.
@@ -29,6 +30,12 @@ code { padding: .1em .3em; white-space: pre; } pre { padding: .75rem 1rem; overf
 """
 
 
+# While a line is taken apart, a mark behind a backslash is held as a letter of its own, from Unicode's private area.
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+_HELD = re.compile("[\ue021-\ue07e]")
+_AREA = 0xE000
+
+
 def page(title: str, body: str) -> str:
     """A whole page that needs no other file."""
     head = (
@@ -45,7 +52,8 @@ def figure(svg: str, text: str) -> str:
 
 def render(markdown: str, images: Mapping[str, str] | None = None, deeper: int = 0) -> str:
     """HTML of a markdown text.  `images`: SVG text by the name that `![text](name)` uses; `deeper` is added to heading levels."""
-    lines, out = markdown.splitlines(), []
+    # Not `splitlines`: a text from outside may have a line end of Unicode in it.
+    lines, out = markdown.split("\n"), []
     at = 0
     while at < len(lines):
         line = lines[at]
@@ -76,21 +84,21 @@ def _block(kind: str, lines: list[str], images: Mapping[str, str], deeper: int) 
     if kind == "heading":
         marks, text = lines[0].split(" ", 1)
         level = min(6, len(marks) + deeper)
-        return f'<h{level} id="{slug(text)}">{_inline(text)}</h{level}>'
+        return f'<h{level} id="{slug(text)}">{_inline(_hidden(text))}</h{level}>'
     if kind == "list":
-        return "<ul>" + "".join(f"<li>{_inline(line[2:])}</li>" for line in lines) + "</ul>"
+        return "<ul>" + "".join(f"<li>{_inline(_hidden(line[2:]))}</li>" for line in lines) + "</ul>"
     if kind == "table":
         return _table(lines)
     text = " ".join(lines)
     if (found := re.fullmatch(r"!\[(.*?)\]\((.+?)\)", text.strip())) and found[2] in images:
         return figure(images[found[2]], found[1])
-    return f"<p>{_inline(text)}</p>"
+    return f"<p>{_inline(_hidden(text))}</p>"
 
 
 def _table(lines: list[str]) -> str:
-    rows = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]] for line in lines]
+    rows = [[cell.strip() for cell in _hidden(line.strip()).split("|")[1:-1]] for line in lines]
     if len(rows) < 2 or not all(re.fullmatch(r":?-+:?", cell) for cell in rows[1]):
-        return f"<p>{_inline(' '.join(lines))}</p>"
+        return f"<p>{_inline(_hidden(' '.join(lines)))}</p>"
     sides = [' class="right"' if cell.endswith(":") else "" for cell in rows[1]]
     sides += [""] * (max(map(len, rows)) - len(sides))
 
@@ -101,16 +109,27 @@ def _table(lines: list[str]) -> str:
     return f'<div class="wide"><table>\n<thead>{row(rows[0], "th")}</thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
+def _hidden(text: str) -> str:
+    """The text with each mark behind a backslash as one letter that is no mark."""
+    return _ESCAPE.sub(lambda found: chr(_AREA + ord(found[1])), text)
+
+
+def _shown(text: str, before: str = "") -> str:
+    """The marks that `_hidden` has hidden, as HTML, each with `before` in front."""
+    return _HELD.sub(lambda found: before + html.escape(chr(ord(found[0]) - _AREA)), text)
+
+
 def _inline(text: str) -> str:
-    """Escaped text with `code`, **bold** and [links](to a place in the page or the web); nothing is read inside code."""
+    """HTML of text out of `_hidden`: `code`, **bold** and [links](to a place in the page or the web); nothing is read inside code."""
     out = []
     for k, piece in enumerate(re.split(r"`([^`]+)`", text)):
         piece = html.escape(piece)
         if k % 2:
-            out.append(f"<code>{piece}</code>")
+            out.append(f"<code>{_shown(piece, before=chr(92))}</code>")  # a backslash inside code is a backslash
             continue
         piece = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece)
-        out.append(re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece))
+        piece = re.sub(r"\[([^\]]+)\]\(((?:https?://|#)[^)\s]+)\)", r'<a href="\2">\1</a>', piece)
+        out.append(_shown(piece))
     return "".join(out)
 
 

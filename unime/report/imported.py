@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unime.markdown import escaped
 from unime.report.table import grid
 
 COLUMNS = {
@@ -38,9 +39,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     for key, title in (("left_out", "Rows left out"), ("unmatched", "Rows of no pair here"), ("negatives_left_out", "Negatives left out")):
         found = report[key]
         lines += [f"## {title}: {found['count']:,}", ""]
-        lines += [f"- row {one['row']}: {one['reason']}" for one in found["listed"][:LISTED]] + ([""] if found["listed"] else [])
+        lines += [f"- row {one['row']}: {escaped(one['reason'])}" for one in found["listed"][:LISTED]] + ([""] if found["listed"] else [])
     others = report["rows_of_other_sets"]
-    lines += [
-        f"Rows of sets that this run does not train on: {', '.join(f'{name} {count:,}' for name, count in others.items()) or 'none'}."
-    ]
+    shown = ", ".join(f"{escaped(name)} {count:,}" for name, count in others.items())
+    lines += [f"Rows of sets that this run does not train on: {shown or 'none'}."]
     return "\n".join(lines) + "\n"

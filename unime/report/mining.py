@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts, mine
+from unime.markdown import Code, grid
 
 BINS = 20
 LOOKS = 100_000
@@ -245,7 +246,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
     ]
     lines += _table(
         ("set", "mean sigma", "positives", "candidates"),
-        ([one["name"], f"{one['sigma']:.3f}", f"`{_spark(one['sigmas'])}`", f"`{_spark(one['scores'])}`"] for one in rows),
+        ([one["name"], f"{one['sigma']:.3f}", Code(_spark(one["sigmas"])), Code(_spark(one["scores"]))] for one in rows),
     )
     if "false" in figures["all"]:
         lines += ["", "## False negatives and wrong labels, by the ground truth", ""]
@@ -294,8 +295,8 @@ def _count(one: Mapping[str, Any], column: str) -> str:
     return f"{one['pairs'] - one['mined'] if column == 'unmined' else one[column]:,}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | Code]]) -> list[str]:
+    return grid(head, rows, [False, *[True] * (len(head) - 1)])
 
 
 def _spark(bins: Sequence[int]) -> str:

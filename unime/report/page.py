@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unime import markdown
 from unime.evaluate.tasks import META
 from unime.report import html, table
 from unime.report.table import Table
@@ -101,7 +102,7 @@ def _marks(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]
         for one in reports:
             count = sum(one.get("marks_without_image", {}).values())
             if count:
-                told.append(f"{what} {one['name']} {count:,}")
+                told.append(f"{what} {markdown.escaped(one['name'])} {count:,}")
     return [f"Texts with an image mark and no image (`data.image_marks`): {', '.join(told)}.", ""] if told else []
 
 
@@ -145,7 +146,7 @@ def _left_out(reports: Sequence[Mapping[str, Any]]) -> list[str]:
             found = one.get(kind, {"count": 0, "listed": []})
             rows += [[one["name"], _cut(row["file"]), row["row"], _cut(row["reason"])] for row in found["listed"][:SHOWN]]
             if (hidden := found["count"] - len(found["listed"][:SHOWN])) > 0:
-                more.append(f"- {one['name']}: {hidden:,} more, see its report.json")
+                more.append(f"- {markdown.escaped(one['name'])}: {hidden:,} more, see its report.json")
     if not rows and not more:
         return ["No row and no candidate was left out.", ""]
     return [*_grid(["set", "file", "row", "reason"], rows, text=(0, 1, 3)), "", *more, ""]
@@ -153,10 +154,9 @@ def _left_out(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _grid(header: Sequence[str], rows: Sequence[Sequence[Any]], text: Sequence[int] = ()) -> list[str]:
     """A markdown table; columns whose cells are numbers are right aligned."""
-    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     numbers = [k not in text and bool(rows) and all(isinstance(row[k], int) for row in rows) for k in range(len(header))]
-    rule = ["---:" if number else "---" for number in numbers]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *shown)]
+    return markdown.grid(header, shown, numbers)
 
 
 def _shares(counts: Mapping[str, int]) -> str:
@@ -169,11 +169,11 @@ def _range(low: int, high: int) -> str:
 
 
 def _cut(text: Any) -> str:
-    line = " ".join(str(text).replace("`", "'").split())
+    line = " ".join(str(text).split())
     return line if len(line) <= _CELL else line[: _CELL - 3] + "..."
 
 
-def _without_title(markdown: str) -> str:
+def _without_title(text: str) -> str:
     """The page has its own title above the mining report."""
-    first, _, rest = markdown.lstrip().partition("\n")
-    return rest if first.startswith("# ") else markdown
+    first, _, rest = text.lstrip().partition("\n")
+    return rest if first.startswith("# ") else text

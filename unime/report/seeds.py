@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from unime.artifacts import ArtifactError
+from unime.artifacts import UNREADABLE, ArtifactError
 from unime.evaluate.tasks import MEANS, MODELS
 from unime.report.table import DIFFERENCE, HEADINGS
 
@@ -39,7 +39,7 @@ def read(paths: Sequence[str | Path]) -> list[pl.DataFrame]:
     for path in paths:
         try:
             table = pl.read_csv(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except UNREADABLE as error:
             raise ArtifactError(f"{path}: cannot be read ({error}); name the results/mmeb_table.csv of a run") from error
         if absent := [name for name in ("model", "source", *MEANS) if name not in table.columns]:
             raise ArtifactError(f"{path}: column {absent[0]!r} is missing; name the results/mmeb_table.csv of a run")

@@ -20,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from unime import markdown
 from unime.artifacts import ArtifactError
 from unime.config import ConfigError, nearest
 from unime.evaluate.tasks import MEANS, META, MODELS, RERANKER, is_mmeb, members, task
@@ -293,6 +294,5 @@ def _mean_cells(row: Row) -> list[str]:
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], text: int) -> list[str]:
-    """A markdown table; the first `text` columns left, the others right aligned."""
-    rule = ["---" if k < text else "---:" for k in range(len(header))]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+    """A markdown table; the first `text` columns left, the others right aligned.  What is in a cell is text, never markup."""
+    return markdown.grid(header, rows, [k >= text for k in range(len(header))])

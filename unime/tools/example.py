@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+REPEATS = 10_000
+"""Draws in a row without a new scene after which there is no further one to be found."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="made; gets 0000.png with 0000.txt, and so on")
@@ -24,12 +27,19 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError(f"{given.folder} is not empty; name a new folder")
     if given.images < 1:
         raise ValueError(f"--images {given.images}: 1 or more are needed")
+    if given.seed < 0:
+        raise ValueError(f"--seed {given.seed}: 0 or more is needed")
     given.folder.mkdir(parents=True, exist_ok=True)
     rng, seen = np.random.default_rng(given.seed), set()
+    repeats = 0
     while len(seen) < given.images:
         scene = scenes.draw_scene(rng, "train")
         if scene in seen:
+            repeats += 1
+            if repeats > REPEATS:
+                raise ValueError(f"--images {given.images}: no more than about {len(seen):,} distinct images can be made")
             continue
+        repeats = 0
         name = given.folder / f"{len(seen):04d}"
         name.with_suffix(".png").write_bytes(png_of(scenes.paint(rng, scene)))
         name.with_suffix(".txt").write_text(makers.say(scene) + "\n", encoding="utf-8")

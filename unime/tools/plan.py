@@ -18,28 +18,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", action="append", default=[], metavar="STAGE=N", help="tokens a second of a row, of a machine that is not this one"
     )
     parser.add_argument("--item-tokens", type=int, metavar="N", help="tokens of an item, for rows whose model or data are not there yet")
+    parser.add_argument("--stale", action="store_true", help="only what would run now: the stages that DVC calls stale, and those below")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
 
 
 def run(given: argparse.Namespace, values: Any) -> str:
     """The plan as a text table.  Tables are read from results/, nothing is written but `--json`.
 
-    Raises ValueError for a rate or a number that cannot be, for an item that is longer than models.max_length, and for a batch larger
-    than its training table.
+    With `--stale` DVC is asked what would run now.  Raises ValueError for a rate or a number that cannot be, for an item that is longer
+    than models.max_length, and for a batch larger than its training table.
     """
     begun = time.monotonic()
-    if not given.calibrate > 0:
+    if not 0 < given.calibrate < math.inf:
         raise ValueError(f"--calibrate {given.calibrate}: more than 0 seconds are needed; --no-calibrate measures nothing")
+    if given.json is not None and given.json.is_dir():
+        raise ValueError(f"--json {given.json}: a folder; name a file")
     if given.item_tokens is not None and given.item_tokens < 1:
         raise ValueError(f"--item-tokens {given.item_tokens}: an item has 1 token or more")
     rated = dict(map(rate, given.rate))
     from unime import artifacts
+    from unime.plan import stale as dvc
     from unime.plan import table
     from unime.plan.estimate import Estimate, Options
 
-    options = Options(0.0 if given.no_calibrate else given.calibrate, rated, given.item_tokens, begun)
+    stale = None
+    if given.stale:
+        if given.config.resolve() != Path("config.yaml").resolve():
+            raise ValueError(f"--stale with --config {given.config}: DVC reads config.yaml; copy {given.config} there first")
+        stale = dvc.stages(values.data.root)
+        values = dvc.reduced(values, stale)
+        if not stale:
+            return "nothing is stale: nothing would run"
+    options = Options(0.0 if given.no_calibrate else given.calibrate, rated, given.item_tokens, begun, stale)
     estimate = Estimate(values, options)
     rows = estimate.rows()
+    estimate.notes.update(dict.fromkeys(dvc.notes(stale or ())))
     if given.json is not None:
         artifacts.write_json(table.values(rows, estimate.notes), given.json)
     return table.text(rows, estimate.notes, ESTIMATE)

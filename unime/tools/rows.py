@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from unime.inputs import problems, told
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FIND = "Find me an everyday image that matches the given caption: "
@@ -72,14 +74,13 @@ def captions(folder: Path) -> dict[str, str]:
     """Image (its path in the folder) -> caption on one line."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
+    wrong = problems(folder)
+    if wrong:
+        raise ValueError(told(wrong))
     images = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     table = folder / "captions.csv"
     if table.exists():
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if absent := {"image", "caption"} - set(reader.fieldnames or ()):
-                raise ValueError(f"{table}: column {min(absent)!r} is missing; the first line names image and caption")
-            texts = {row["image"] or "": row["caption"] or "" for row in reader}
+        texts = _table(table)
         if unknown := sorted(texts.keys() - set(images)):
             raise ValueError(f"{table}: {unknown[0]!r} is no image in {folder} ({len(unknown)} such rows)")
     else:
@@ -92,6 +93,22 @@ def captions(folder: Path) -> dict[str, str]:
     if not found:
         raise ValueError(f"{folder}: no images ({', '.join(SUFFIXES)})")
     return found
+
+
+def _table(table: Path) -> dict[str, str]:
+    """Image -> caption of a captions.csv.  Raises ValueError naming the file."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if absent := {"image", "caption"} - set(reader.fieldnames or ()):
+                raise ValueError(f"{table}: column {min(absent)!r} is missing; the first line names image and caption")
+            texts = {row["image"] or "": row["caption"] or "" for row in reader}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{table}: not a table of text in UTF-8 ({error}); save it as CSV in UTF-8") from error
+    zeros = sum("\0" in image + text for image, text in texts.items())
+    if zeros:
+        raise ValueError(f"{table}: not a table of text in UTF-8 ({zeros} rows hold NUL bytes); save it as CSV in UTF-8")
+    return texts
 
 
 def _read(file: Path) -> str:

@@ -36,6 +36,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError("nothing to search for: give --query TEXT, --image FILE, or both")
     if given.top < 1:
         raise ValueError(f"--top {given.top}: 1 or more candidates can be shown")
+    if given.image is not None and not given.image.is_file():
+        raise ValueError(f"--image {given.image}: no such file")
     limit = values.data.max_pixels
     items, wanted = Items.open(given.data, limit), candidates(given.data)
     backbone = load(given.model, models=values.models, image_size=values.evaluate.image_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unime.backbones import Backbone
+from unime.markdown import escaped
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "items")
 ABOUT = {
@@ -37,7 +38,7 @@ def write(
 def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str], notes: dict[str, str], base: str) -> str:
     """The model card's Markdown."""
     facts = {
-        "base model": f"`{base}`",
+        "base model": escaped(base) if set(base) & set("`|") else f"`{base}`",
         "training rows": str(len(datasets)),
         "steps": str(log[-1]["step"]),
         "items seen": str(log[-1]["items"]),
