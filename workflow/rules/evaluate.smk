@@ -4,7 +4,7 @@
 rule evaluate:
     input:
         needs("evaluate@{task}"),
-        ancient("results/data/eval/{task}"),
+        ancient("results/data/eval"),
         ancient("results/train/in_batch"),
         ancient("results/train/hard_negatives"),
         ancient("results/train/unime_v2"),
@@ -35,7 +35,7 @@ rule evaluate:
 rule crossmodal:
     input:
         needs("crossmodal@{task}"),
-        ancient("results/data/eval/{task}"),
+        ancient("results/data/eval"),
         ancient("results/train/in_batch"),
         ancient("results/train/hard_negatives"),
         ancient("results/train/unime_v2"),
@@ -67,8 +67,8 @@ rule report:
     input:
         needs("report"),
         ancient(expand("results/evaluate/{task}", task=[*TASKS, *CROSSMODAL])),
-        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/eval"),
+        ancient("results/data/train"),
         ancient(f"results/mining_report/{CONFIG.mine.source}"),
     output:
         "results/mmeb_table.csv",
