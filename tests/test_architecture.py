@@ -19,8 +19,8 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "unime").rglob("*.py
 
 # In the order that data flows: a file imports only from rooms before its own, or from its own room without going in circles.
 HOUSE = (
-    "config prompts artifacts closure job devices shards launch witness lanes fetch data nano backbones embed retrieve judge mine train "
-    "evaluate limits report door doors plan tools __main__"
+    "config prompts caution artifacts closure job devices shards launch witness lanes fetch data nano backbones embed retrieve judge mine "
+    "train evaluate limits report door doors plan tools __main__"
 ).split()
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 TABLES = (

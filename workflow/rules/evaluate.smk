@@ -70,6 +70,7 @@ rule report:
         ancient("results/data/eval"),
         ancient("results/data/train"),
         ancient(f"results/mining_report/{CONFIG.mine.source}"),
+        ancient(expand("results/train/{model}", model=["in_batch", "hard_negatives", "unime_v2", "reranker"])),
     output:
         "results/mmeb_table.csv",
         "results/mmeb_table.md",
@@ -78,6 +79,7 @@ rule report:
         "results/metrics.json",
         directory("results/charts"),
         "results/report.html",
+        "results/warnings.json",
         touch(done("report")),
     log:
         "logs/dvc/report.log",
@@ -99,6 +101,7 @@ rule export:
         ancient("results/train/{model}"),
         ancient(lambda wildcards: model(CONFIG.export[wildcards.model])),
         ancient("results/metrics.json"),
+        ancient("results/warnings.json"),
     output:
         directory("results/export/{model}"),
         touch(done("export@{model}")),
