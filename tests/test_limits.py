@@ -21,7 +21,7 @@ from PIL import Image
 
 from unime import artifacts, prompts
 from unime.__main__ import open_door
-from unime.backbones import load
+from unime.backbones import Prompt, load
 from unime.config import parse
 from unime.data.items import Items
 from unime.data.rows import DataError
@@ -116,6 +116,14 @@ def test_lengths_add_up_to_those_of_real_prompts(name: str, form: str, nano: Pat
                 assert reader.frame(count) + int(reader.rough([query, *shown]).sum()) >= real
                 checked += 1
         assert checked >= 25
+
+
+@pytest.mark.parametrize(("images", "remedy"), [(0, "or shorten the text: 'word"), (1, "or shrink images with image_size")])
+def test_a_prompt_that_is_too_long_all_the_same_is_answered_with_the_remedy_that_fits(nano: Path, images: int, remedy: str) -> None:
+    models = SimpleNamespace(dtype="float32", device="cpu", attention="sdpa", max_length=5)
+    backbone = load(nano, models=models, weights=False)
+    with pytest.raises(ValueError, match=remedy):
+        backbone.encode(Prompt("word word word" + backbone.IMAGE_TOKEN * images, (Image.new("RGB", (56, 56)),) * images))
 
 
 # The stages on own data
