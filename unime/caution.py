@@ -7,6 +7,7 @@ expected to be near chance.  No model and no table library: rules are on numbers
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,13 +23,18 @@ FALLBACK = 0.25
 the trained models have seen.  Small label sets have up to 0.18 of them with a good judge."""
 
 STEPS = 20
-"""Steps of a training whose loss is looked at, at least: the first and the last ten are compared, which must not be the same ones."""
+"""Steps of a training whose loss is looked at, at least: the first and the last ten are compared, which must not be the same ones.
+
+A reranker may begin with a model that answers well already: its loss then stays where it is, give or take noise, and nothing is wrong."""
 
 EDGE = 10
 """Steps at either end whose mean loss is compared: single steps are noise."""
 
+FALL = 0.001
+"""Share of itself by which a loss must fall at some time: where all answers are one, dropout alone moves it in the last digits."""
+
 ERRORS = 2.0
-"""Standard errors above chance that a score must have: less is what guessing reaches in one of forty runs."""
+"""Standard errors above chance that a score must have (guessing reaches more in one of forty runs), and those by which a loss rises."""
 
 LEAKED = 0.01
 """Share of a task's queries whose answer was trained on.  Fewer change its score by less than a point; public sets share a few rows."""
@@ -73,15 +79,22 @@ def of_mined(table: pl.DataFrame) -> list[str]:
 
 
 def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
-    """The warning that a training's loss does not fall."""
+    """The warning that a training's loss rises (by more than noise), or never falls (no ten steps in a row are below the first ten)."""
     if len(losses) < STEPS:
         return []
-    first, last = sum(losses[:EDGE]) / EDGE, sum(losses[-EDGE:]) / EDGE
-    if last < first:
+    begin, end = losses[:EDGE], losses[-EDGE:]
+    first, last = statistics.fmean(begin), statistics.fmean(end)
+    noise = math.sqrt((statistics.variance(begin) + statistics.variance(end)) / EDGE)  # standard error of the difference
+    means = [statistics.fmean(losses[start : start + EDGE]) for start in range(1, len(losses) - EDGE + 1)]
+    if last - first > ERRORS * noise:
+        verb = "rises"
+    elif min(means) >= (1 - FALL) * first:
+        verb = "never falls"
+    else:
         return []
     return [
-        f"{what}the training loss does not fall: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned "
-        "nothing that the loss measures; lower lr, or check that the rows have different answers"
+        f"{what}the training loss {verb}: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned nothing that "
+        "the loss measures; lower lr, or check that the rows have different answers"
     ]
 
 
