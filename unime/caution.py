@@ -79,7 +79,7 @@ def of_mined(table: pl.DataFrame) -> list[str]:
 
 
 def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
-    """The warning that a training's loss rises (by more than noise), or never falls (no ten steps in a row are below the first ten)."""
+    """The warning that a training's loss rises (by more than noise), or never falls (no ten steps in a row are below the first)."""
     if len(losses) < STEPS:
         return []
     begin, end = losses[:EDGE], losses[-EDGE:]
