@@ -209,7 +209,7 @@ def test_a_training_row_that_a_model_cannot_read_is_left_out_with_file_and_row_a
     images = IMAGES | ({"x.png": png(size)} if size else {})
     run.rows("train", [*GOOD[:3], row, *GOOD[3:]], images)
     said, pairs, report = run.train()
-    assert pairs["row"].to_list() == [0, 1, 2, 4, 5, 6, 7, 8] and "1 left out" in said
+    assert pairs["row"].to_list() == [0, 1, 2, 4, 5, 6, 7, 8] and "1 left out that one could not read (S 1; report.json)" in said
     (listed,) = report["left_out"]["listed"]
     assert (listed["file"], listed["row"], report["left_out"]["count"]) == (f"{run.own}/train/S/rows.jsonl", 4, 1)
     assert pl.Series([listed["reason"]]).str.contains(reason).all(), listed["reason"]

@@ -93,8 +93,8 @@ def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
     else:
         return []
     return [
-        f"{what}the training loss {verb}: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned nothing that "
-        "the loss measures; lower lr, or check that the rows have different answers"
+        f"{what}the training loss {verb}: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned nothing "
+        "that the loss measures; lower lr, or check that the rows have different answers"
     ]
 
 

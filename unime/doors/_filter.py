@@ -109,6 +109,11 @@ def with_left_out(report: dict[str, Any], bad: pl.DataFrame, key: str = "left_ou
     return report | {key: {"count": before["count"] + len(bad), "listed": listed}}
 
 
+def named(lost: dict[str, int]) -> str:
+    """`A 3, B 1`: how many rows of which sets or tasks, the most first."""
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(lost.items(), key=lambda one: -one[1]))
+
+
 def used(items: pl.DataFrame, *ids: pl.Series) -> pl.DataFrame:
     """The rows of ITEMS with one of these ids."""
     import polars as pl

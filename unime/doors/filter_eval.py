@@ -7,20 +7,24 @@ from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, used, with_left_out
+from unime.doors._filter import Readers, named, used, with_left_out
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    readers, lost, kept = Readers(config), 0, 0
+    readers, kept = Readers(config), 0
+    lost: dict[str, int] = {}
     names = [*config.evaluate.tasks, *config.evaluate.crossmodal]
     outputs[0].mkdir()
     for name in job.track(names, len(names), "tasks"):
         report, count = filter_task(config, readers, inputs, name, outputs[0] / name)
-        lost += count
+        if count:
+            lost[name] = count
         kept += report["queries"]
-    left_out = f", {lost:,} rows or candidates left out as no model could read them (report.json of their tasks)" if lost else ""
-    return f"{kept:,} queries of {len(names)} tasks and columns fit the models{left_out}"
+    summary = f"{kept:,} queries of {len(names)} tasks and columns fit the models"
+    if not lost:
+        return summary
+    return f"{summary}, {sum(lost.values()):,} rows or candidates left out that one could not read ({named(lost)}; report.json)"
 
 
 def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> tuple[dict[str, Any], int]:

@@ -7,18 +7,20 @@ from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, used, with_left_out
+from unime.doors._filter import Readers, named, used, with_left_out
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    readers, lost, kept = Readers(config), 0, 0
+    readers, kept = Readers(config), 0
+    lost: dict[str, int] = {}
     for name in job.track(config.data.train_sets, len(config.data.train_sets), "training sets"):
         report = filter_set(config, readers, inputs, name, outputs[0] / name)
-        lost += report["too_long"]
+        if report["too_long"]:
+            lost[name] = report["too_long"]
         kept += report["pairs"]
-    left_out = f", {lost:,} left out as no model could read them (report.json of their sets)" if lost else ""
-    return f"{kept:,} pairs of {len(config.data.train_sets)} sets fit the models{left_out}"
+    summary = f"{kept:,} pairs of {len(config.data.train_sets)} sets fit the models"
+    return f"{summary}, {sum(lost.values()):,} left out that one could not read ({named(lost)}; report.json)" if lost else summary
 
 
 def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> dict[str, Any]:
