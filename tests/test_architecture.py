@@ -19,8 +19,8 @@ MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "unime").rglob("*.py
 
 # In the order that data flows: a file imports only from rooms before its own, or from its own room without going in circles.
 HOUSE = (
-    "config prompts markdown artifacts closure inputs costs job devices shards launch alone digests witness lanes fetch data nano "
-    "backbones embed retrieve judge mine train evaluate report door doors plan tools __main__"
+    "config prompts markdown caution artifacts closure inputs costs job devices shards launch alone digests witness lanes fetch data nano "
+    "backbones embed retrieve judge mine train evaluate limits report door doors plan tools __main__"
 ).split()
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
 TABLES = (

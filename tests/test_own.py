@@ -36,6 +36,7 @@ def train(root: Path, bad_rows: str = "skip", name: str = "S", cap: int = 1000):
     items, pairs, report, _ = sets.read_train(str(root), name, "original", cap, 0, LIMIT, bad_rows, job(root))
     artifacts.check(items, artifacts.ITEMS, "items")
     artifacts.check(pairs, artifacts.PAIRS, "pairs")
+    report.pop("places")  # the files and rows that the tables' rows are from
     return items, pairs, report
 
 
@@ -43,6 +44,7 @@ def evaluation(root: Path, bad_rows: str = "skip", name: str = "S"):
     items, tasks, report = sets.read_eval(str(root), name, LIMIT, bad_rows, job(root))
     artifacts.check(items, artifacts.ITEMS, "items")
     artifacts.check(tasks, artifacts.TASKS, "tasks")
+    report.pop("places")
     return items, tasks, report
 
 

@@ -393,7 +393,7 @@ def test_a_preset_without_data_and_models_has_bounds_and_says_why(tmp_path: Path
     assert rows["evaluate_reranker"]["count"] == 36 * 1000 and rows["evaluate"]["count"] == 4 * 36 * (1000 + 1000**2)
     assert rows["train_in_batch"]["count"] == 2000 * 1024 * 2 and rows["train_unime_v2"]["count"] == 2000 * 1024 * 10
     assert not any(row["tokens"] or row["seconds"] for row in rows.values())
-    assert "no training data yet" in shown and "snakemake --until data_train" in shown
+    assert "no training data yet" in shown and "snakemake --until filter_train" in shown
     assert "no model in models/Qwen2-VL-7B-Instruct, models/Qwen25-VL-7B-Instruct, models/Qwen2-VL-2B-Instruct yet" in shown
 
 

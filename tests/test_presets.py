@@ -25,7 +25,7 @@ JOBS = {
     "fetch_crossmodal": 5,
     "export": 2,
     **dict.fromkeys(("fetch_eval", "train_in_batch", "train_hard_negatives", "train_unime_v2", "train_reranker"), 1),
-    **dict.fromkeys(("mining_report", "report", "settings", "all"), 1),
+    **dict.fromkeys(("filter_train", "filter_eval", "mining_report", "report", "settings", "all"), 1),
 }
 MODELS = {"qwen2vl-2b": 4, "qwen2vl-7b": 3, "llava-onevision-7b": 4}
 ABLATIONS = {"judge_more": 2, "mine_more": 2, "ablation_train": 8, "ablation_evaluate": 8, "ablations": 1}

@@ -28,6 +28,8 @@ from unime.doors import (
     data_train,
     embed_train,
     evaluate,
+    filter_eval,
+    filter_train,
     import_scores,
     judge,
     mine,
@@ -447,6 +449,8 @@ STAGES = [
     (data_train, "WebQA"),
     (data_eval, "WebQA"),
     (data_eval, "EDIS"),
+    (filter_train, None),
+    (filter_eval, None),
     (embed_train, "WebQA"),
     (retrieve, "WebQA"),
     (judge, "WebQA"),
@@ -489,7 +493,7 @@ def test_the_same_stages_run_with_the_marks_removed(run: Path, tmp_path: Path, m
     values["data"]["image_marks"] = "remove"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     monkeypatch.chdir(tmp_path)
-    for stage, item in ((data_train, "WebQA"), (data_eval, "EDIS"), (import_scores, "published")):
+    for stage, item in ((data_train, "WebQA"), (filter_train, None), (data_eval, "EDIS"), (import_scores, "published")):
         enter(stage, item)
     items = pl.read_parquet("results/data/train/WebQA/items.parquet")
     assert not any(prompts.IMAGE_MARK in text for text in items.filter(pl.col("member") == "")["text"])

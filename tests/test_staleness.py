@@ -28,7 +28,7 @@ REPORT = {"report", "export@unime_v2", "export@reranker"}
 TRAINED = {"train_hard_negatives", "train_unime_v2", "train_reranker"}
 BELOW_MINE = {*TRAINED, "mining_report", *EVALUATE, *REPORT, "settings"}
 MODELS = {"train_in_batch", f"embed_train@{SET}", f"retrieve@{SET}", f"judge@{SET}", f"mine@{SET}"}
-ALL = {"suite", "nano_mllm", f"data_train@{SET}", *DATA_EVAL, *MODELS, *BELOW_MINE}
+ALL = {"suite", "nano_mllm", f"data_train@{SET}", "filter_train", "filter_eval", *DATA_EVAL, *MODELS, *BELOW_MINE}
 TABLE = "results/mmeb_table.csv"
 
 pytestmark = SLOW
@@ -271,20 +271,20 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 
 def test_a_task_added_is_its_evaluation_and_the_table_and_removed_only_the_table(checkout: Checkout, tmp_path: Path) -> None:
     checkout.configure("evaluate.tasks", [*TASKS, "NanoPhrase"])
-    wanted = {"data_eval@NanoPhrase", "evaluate@NanoPhrase", *REPORT, "settings"}
-    assert checkout.plan() == checkout.plan_dvc() == wanted
+    wanted = {"data_eval@NanoPhrase", "filter_eval", "evaluate@NanoPhrase", *REPORT, "settings"}
+    assert checkout.plan() == checkout.plan_dvc() == {*wanted, *EVALUATE}, "one stage filters all tasks"
     checkout.sh("snakemake")
-    assert checkout.computed() == wanted
+    assert checkout.computed() == wanted, "the other tasks' tables are as they were"
     assert "NanoPhrase" in (checkout.root / TABLE).read_text()
     checkout.assert_clean()
     checkout.configure("evaluate.tasks", TASKS)
     gone, working = checkout.root / "results/evaluate/NanoPhrase", checkout.root / "results/evaluate/.NanoColor.1.tmp"
     working.mkdir()  # what a stage at work has not finished
-    assert checkout.plan() == checkout.plan_dvc() == {*REPORT, "settings"} and gone.exists()
+    assert checkout.plan() == checkout.plan_dvc() == {"filter_eval", *EVALUATE, *REPORT, "settings"} and gone.exists()
     checkout.sh("snakemake")
     assert working.exists() and not gone.exists()
     working.rmdir()
-    assert checkout.computed() <= {*REPORT, "settings"} and "NanoPhrase" not in (checkout.root / TABLE).read_text()
+    assert checkout.computed() <= {"filter_eval", *REPORT, "settings"} and "NanoPhrase" not in (checkout.root / TABLE).read_text()
     checkout.assert_clean()
     checkout.sh(f"dvc remote add -q -d shared '{tmp_path / 'remote'}' && dvc push -q")
     assert checkout.clone(tmp_path / "clone", pull=True).status() == set()
@@ -327,12 +327,12 @@ def test_a_partial_target_leaves_the_rest_stale(checkout: Checkout) -> None:
     checkout.configure("mine.beta", 0.02)
     checkout.configure("train.in_batch.tau", 0.05)
     checkout.configure("evaluate.tie_rule", "vlm2vec_v1")
-    checkout.sh("snakemake results/data/eval/NanoColor")
+    checkout.sh("snakemake results/data/eval")
     assert checkout.computed() == set()
     checkout.sh("snakemake results/train/in_batch")
     assert checkout.computed() == {"train_in_batch"}
     assert checkout.status() >= {f"mine@{SET}", *EVALUATE, f"embed_train@{SET}"} and "train_in_batch" not in checkout.status()
-    assert checkout.plan() == ALL - {"suite", "nano_mllm", f"data_train@{SET}", "train_in_batch", *DATA_EVAL}
+    assert checkout.plan() == ALL - {"suite", "nano_mllm", f"data_train@{SET}", "filter_train", "filter_eval", "train_in_batch", *DATA_EVAL}
 
 
 def test_the_tools_used_in_turn_agree_at_each_step(checkout: Checkout) -> None:

@@ -151,9 +151,10 @@ class Backbone:
     def check_length(self, tokens: int, prompt: Prompt) -> None:
         """Raise ValueError where a prompt of so many tokens is over models.max_length."""
         if tokens > self.models.max_length:
+            remedy = f"shrink images with image_size ({self.image_size} now)" if prompt.images else "shorten the text"
             raise ValueError(
-                f"a prompt of {tokens} tokens is over models.max_length ({self.models.max_length}); raise it, or shrink images with "
-                f"image_size ({self.image_size} now): {restored(prompt.text)[:80]!r}"
+                f"a prompt of {tokens} tokens is over models.max_length ({self.models.max_length}); raise it, or {remedy}: "
+                f"{restored(prompt.text)[:80]!r}"
             )
 
     def collate(self, items: Sequence[Prompt | Encoded], answers: Sequence[Answer] | None = None, side: str = "left") -> dict[str, Tensor]:

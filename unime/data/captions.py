@@ -91,6 +91,7 @@ def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: st
     pool = said.select(id=answer).unique(maintain_order=True)
     items = rows.items_table(identified, pl.concat([queries["query"], pool["id"].alias("query")]))
     report = {"name": task, "rows": total, **_counts(queries, len(said) if what == "i2t" else len(kept), pool, said)}
+    report["places"] = rows.places(frame, "index") if what == "i2t" else rows.places(said, "number", step=0)
     return items, queries, pool, {**report, **_damage(items, bad, lost)}
 
 
@@ -132,6 +133,7 @@ def _compositional(folder: Path, task: str, what: str, max_pixels: int, bad_rows
         "candidates": 2 * len(queries),
         "distinct": queries["candidates"].explode().n_unique(),
         "duplicates": len(queries) - queries.select("query", "candidates").n_unique(),
+        "places": rows.places(frame, "index"),
     }
     return items, queries, pl.DataFrame(schema=artifacts.POOL), {**report, **_damage(items, bad, bad.clear())}
 

@@ -170,6 +170,18 @@ def kind(side: str) -> pl.Expr:
     return pl.when(text & image).then(pl.lit("image+text")).when(image).then(pl.lit("image")).otherwise(pl.lit("text"))
 
 
+def places(frame: pl.DataFrame, key: str, step: int = 1) -> list[dict[str, Any]]:
+    """Where the source rows of a frame (columns `key`, file, row) lie: of each run of rows its `first` key, `file`, `row` and `step`.
+
+    In a run the row number grows by `step` from one key to the next (0: several keys are of one row), so that a source of a few files
+    takes a few lines, and a row that a later stage leaves out can still be named.
+    """
+    expected = pl.col("row") - step * pl.col(key).cast(pl.Int64)
+    begins = (pl.col("file") != pl.col("file").shift()) | (expected != expected.shift())
+    runs = frame.sort(key).filter(begins.fill_null(True))
+    return runs.select(pl.col(key).cast(pl.Int64).alias("first"), "file", "row", pl.lit(step).alias("step")).to_dicts()
+
+
 def left_out(rows: pl.DataFrame) -> dict[str, Any]:
     """{count, listed}: all left-out rows counted, the first LISTED as {file, row, reason} (and `candidate`, where it is one)."""
     return {"count": len(rows), "listed": rows.head(LISTED).to_dicts()}

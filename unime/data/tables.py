@@ -96,9 +96,19 @@ def pairs(
         "marks_without_image": {side: int(kept[f"{side}_text_marked"].sum()) for side in ("query", "positive")},
         "resource_forks": forks(items),
         "left_out": rows.left_out(bad),
+        "places": rows.places(every_row, "index"),
     }
     labels = _labels(undrawn, identified, table)
     return items, table, report | {"labels_not_drawn": len(labels)}, labels
+
+
+def refuse_one_positive(table: pl.DataFrame, source: Path) -> None:
+    """Raise DataError where all of a training set's PAIRS have one positive; `source` is the set's folder."""
+    if table["positive"].n_unique() == 1:
+        raise DataError(
+            f"{source}: its {len(table):,} pairs have one distinct positive, nothing to tell apart: no negative can be mined and the "
+            "in-batch loss cannot fall; add rows with other answers, or take the set out of data.train_sets"
+        )
 
 
 def _labels(undrawn: pl.DataFrame, identified: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
@@ -113,6 +123,15 @@ def _labels(undrawn: pl.DataFrame, identified: pl.DataFrame, table: pl.DataFrame
         found = found.join(keys, on=[f"{side}_text", f"{side}_path"])
     labels = found.select(list(artifacts.LABELS)).unique()
     return labels.join(table, on=["query", "positive"], how="anti").sort("query", "positive")
+
+
+def modalities(table: pl.DataFrame, items: pl.DataFrame) -> dict[str, int]:
+    """How many of the PAIRS show what on either side, as in the report of `pairs`."""
+    frame = table
+    for side in ("query", "positive"):
+        own = items.select(pl.col("id").alias(side), pl.col("text").alias(f"{side}_text"), pl.col("member").alias(f"{side}_path"))
+        frame = frame.join(own, on=side, how="left", maintain_order="left")
+    return rows.count(frame.select(m=pl.format("{} -> {}", rows.kind("query"), rows.kind("positive")))["m"])
 
 
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
@@ -185,7 +204,8 @@ def tasks(
     )
     items = rows.items_table(identified, pl.concat([table["query"], table["candidates"].explode().alias("query")]))
     used = shown.filter(pl.col("reason").is_null() & pl.col("index").is_in(kept["index"].implode()))
-    return items, table, {"name": name, "rows": len(frame), **_counts(table), **_details(kept, used, items, bad, lost)}
+    report = {"name": name, "rows": len(frame), **counts(table), **_details(kept, used, items, bad, lost)}
+    return items, table, report | {"places": rows.places(frame, "index")}
 
 
 def _opened(frame: pl.DataFrame, name: str, source: Path) -> pl.DataFrame:
@@ -214,7 +234,7 @@ def _opened(frame: pl.DataFrame, name: str, source: Path) -> pl.DataFrame:
     return frame.with_columns(pl.Series("candidates", lists, dtype=pl.List(pl.String)))
 
 
-def _counts(tasks: pl.DataFrame) -> dict[str, Any]:
+def counts(tasks: pl.DataFrame) -> dict[str, Any]:
     """Queries, candidates, and candidates equal in content to another of their list (ties that no model can break)."""
     lengths, distinct = tasks["candidates"].list.len(), tasks["candidates"].list.n_unique()
     flat = tasks.select("row", "candidates").explode("candidates")

@@ -13,8 +13,9 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.data.items import Items
+    from unime.evaluate import chance
     from unime.evaluate import crossmodal as room
     from unime.evaluate.tasks import MODELS, column
 
@@ -26,7 +27,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     artifacts.write_table(predictions, outputs[0] / "predictions.parquet", artifacts.PREDICTIONS)
     metric = column(queries["task"][0]).metric
     first = scores.filter(pl.col("metric") == metric).iter_rows(named=True)
-    return f"{metric} " + ", ".join(f"{MODELS[row['model']]} {100 * row['value']:.1f}" for row in first)
+    shown = f"{metric} " + ", ".join(f"{MODELS[row['model']]} {100 * row['value']:.1f}" for row in first)
+    return caution.said(shown, caution.of_task(str(job.item), chance.trained(scores, metric, chance.chance(queries, pool))))
 
 
 DOOR = Door(

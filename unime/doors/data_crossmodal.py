@@ -28,7 +28,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 DOOR = Door(
     sections=("data.root", "data.max_pixels", "data.bad_rows", "data.caption_line_end"),
     inputs=("{data.root}/crossmodal",),
-    outputs=("results/data/eval/{item}",),
+    outputs=("results/rows/eval/{item}",),
     items="evaluate.crossmodal",
     run=run,
 )

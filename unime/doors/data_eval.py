@@ -28,7 +28,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 DOOR = Door(
     sections=("data.root", "data.max_pixels", "data.bad_rows", "data.image_marks"),
     inputs=("{data.root}/eval",),
-    outputs=("results/data/eval/{item}",),
+    outputs=("results/rows/eval/{item}",),
     items="evaluate.tasks",
     run=run,
 )

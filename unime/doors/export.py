@@ -16,10 +16,11 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime.backbones import export, usage
     from unime.train import card
 
-    adapter, base, metrics = inputs
+    adapter, base, metrics, warnings = inputs
     own_card = (adapter / "README.md").read_text(encoding="utf-8")
     how = None if job.item == "reranker" else usage.embedding(base)
-    text = card.exported(str(job.item), own_card, artifacts.read_json(metrics), commit(), how)
+    warned = artifacts.read_json(warnings)["warnings"]
+    text = card.exported(str(job.item), own_card, artifacts.read_json(metrics), commit(), how, warned)
     # Weights are added, nothing runs.
     models = SimpleNamespace(dtype=config.models.dtype, device="cpu", attention="sdpa", max_length=config.models.max_length)
     export.export(base, adapter, outputs[0], models=models, card=text)
@@ -35,7 +36,7 @@ def commit() -> str:
 
 DOOR = Door(
     sections=("models.dtype", "models.max_length", "export.{key}"),
-    inputs=("results/train/{key}", "{item}", "results/metrics.json"),
+    inputs=("results/train/{key}", "{item}", "results/metrics.json", "results/warnings.json"),
     outputs=("results/export/{key}",),
     items="export",
     run=run,

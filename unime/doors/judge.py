@@ -11,7 +11,7 @@ from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.data.items import Items
     from unime.judge import Later, judge
     from unime.judge.backends import open_backend
@@ -27,7 +27,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     positive = judged["positive"]
     means = judged["score"].filter(positive).mean(), judged["score"].filter(~positive).mean()
     shown = ", ".join("none" if mean is None else f"{mean:.3f}" for mean in means)
-    return f"{len(judged):,} judgements; mean score of positives, of candidates: {shown}"
+    return caution.said(f"{len(judged):,} judgements; mean score of positives, of candidates: {shown}", caution.of_sigma(means[0]))
 
 
 DOOR = Door(

@@ -10,7 +10,7 @@ from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.mine import mine
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
@@ -22,10 +22,11 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     )
     artifacts.write_table(mined, outputs[0] / "mined.parquet", artifacts.MINED)
     artifacts.write_json(report, outputs[0] / "report.json")
-    return (
+    summary = (
         f"{len(mined):,} pairs of {rule.negatives} negatives; {report['false']:,} of {report['candidates']:,} candidates dropped as false "
         f"negatives, {report['repeated']:,} pairs with repeated rows, {report['fallback']:,} by fallback"
     )
+    return caution.said(summary, caution.of_mined(mined))
 
 
 DOOR = Door(

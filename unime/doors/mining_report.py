@@ -14,7 +14,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     import polars as pl
 
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.mine.rules import mine_by_rule
     from unime.nano.truth import Truth
     from unime.report import mining
@@ -38,11 +38,13 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     )
     artifacts.write_json(figures, outputs[0] / "mining.json")
     (outputs[0] / "mining.md").write_text(mining.markdown(figures), encoding="utf-8")
+    warnings = mining.warnings(figures)
     shares = figures["all"].get("false")
     if not shares:
-        return "no ground truth for these sets"
+        return caution.said("no ground truth for these sets", warnings)
     shown = {name: "none" if shares[name] is None else f"{100 * shares[name]:.2f} %" for name in ("mined", "in_batch", "in_batch_own_set")}
-    return f"false negatives: mined {shown['mined']}, in-batch {shown['in_batch']} (own set {shown['in_batch_own_set']})"
+    summary = f"false negatives: mined {shown['mined']}, in-batch {shown['in_batch']} (own set {shown['in_batch_own_set']})"
+    return caution.said(summary, warnings)
 
 
 DOOR = Door(

@@ -12,12 +12,12 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
-    from unime import artifacts
-    from unime.report import charts, crossmodal, page, protocol, table
+    from unime import artifacts, caution
+    from unime.report import charts, crossmodal, page, protocol, table, warned
     from unime.report.protocol import Training
 
-    evaluated, mining, data_train, data_eval = inputs
-    csv, markdown, captions_csv, captions_markdown, metrics, drawings, html = outputs
+    evaluated, mining, data_train, data_eval, *trained = inputs
+    csv, markdown, captions_csv, captions_markdown, metrics, drawings, html, warnings_file = outputs
     tasks, columns = config.evaluate.tasks, config.evaluate.crossmodal
 
     def scores(names: list[str]) -> pl.DataFrame:
@@ -39,7 +39,19 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     train = [artifacts.read_json(data_train / name / "report.json") for name in config.data.train_sets]
     evaluation, shown = ([artifacts.read_json(data_eval / name / "report.json") for name in names] for names in (tasks, columns))
     section = crossmodal.section(captions) if columns else ""
-    html.write_text(page.page(found, drawn, text, train, evaluation, crossmodal=section, columns=shown), encoding="utf-8")
+    figures = artifacts.read_json(mining / "mining.json")
+    warnings = [
+        *warned.of_mining(figures),
+        *warned.of_trainings(trained),
+        *warned.of_scores(scores([*tasks, *columns]), data_eval, tasks, columns),
+        *warned.of_data(
+            data_eval, [*tasks, *columns], artifacts.read_tables(data_train, config.data.train_sets, "pairs.parquet", artifacts.PAIRS)
+        ),
+    ]
+    artifacts.write_json({"warnings": warnings}, warnings_file)
+    html.write_text(
+        page.page(found, drawn, text, train, evaluation, crossmodal=section, columns=shown, warnings=warnings), encoding="utf-8"
+    )
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
     captions_csv.write_text(crossmodal.to_csv(captions), encoding="utf-8")
@@ -47,7 +59,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     more = crossmodal.to_metrics(captions)
     artifacts.write_json({model: means | more[model] for model, means in table.to_metrics(found).items()}, metrics)
     lines = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
-    return "\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *lines])
+    return caution.said("\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *lines]), warnings)
 
 
 DOOR = Door(
@@ -68,7 +80,16 @@ DOOR = Door(
         "train.unime_v2.batch",
         "train.unime_v2.negatives",
     ),
-    inputs=("results/evaluate", "results/mining_report/{mine.source}", "results/data/train", "results/data/eval"),
+    inputs=(
+        "results/evaluate",
+        "results/mining_report/{mine.source}",
+        "results/data/train",
+        "results/data/eval",
+        "results/train/in_batch",
+        "results/train/hard_negatives",
+        "results/train/unime_v2",
+        "results/train/reranker",
+    ),
     outputs=(
         "results/mmeb_table.csv",
         "results/mmeb_table.md",
@@ -77,6 +98,7 @@ DOOR = Door(
         "results/metrics.json",
         "results/charts",
         "results/report.html",
+        "results/warnings.json",
     ),
     sweep={
         "results/evaluate": ("evaluate.tasks", "evaluate.crossmodal"),

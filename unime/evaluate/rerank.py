@@ -28,7 +28,6 @@ from torch import Tensor
 from unime import artifacts, prompts, shards
 from unime.backbones import Backbone, Encoded, Prompt
 from unime.backbones.base import IGNORED
-from unime.config import View
 from unime.data.items import Content, Items
 from unime.embed import Lanes
 from unime.judge import Question
@@ -49,12 +48,6 @@ Result = tuple[int, list[float], str]
 def prompt(backbone: Backbone, query: Content, candidates: Sequence[Content], form: str = prompts.UNIME) -> Prompt:
     """The listwise prompt, candidates numbered from 1 in the given order; `form` is a name of `prompts.FORMATS`."""
     return backbone.chat_prompt(prompts.list_turn(query.parts, [c.parts for c in candidates], form))
-
-
-def image_size(config: View) -> int:
-    """Pixels of the side to which the reranker's images are squashed in evaluation: its own setting, or that of the training."""
-    own = config.evaluate.rerank_image_size
-    return config.train.reranker.image_size if own is None else own
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from unime.embed import embed
 from unime.evaluate import rank, rerank
 from unime.evaluate.metrics import Pool
 from unime.evaluate.rank import Ranking
-from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKED, RERANKER, rerank_mode
+from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKED, RERANKER, rerank_image_size, rerank_mode
 from unime.job import Job
 
 Tables = tuple[pl.DataFrame, pl.DataFrame]
@@ -96,7 +96,7 @@ class Models:
         """
         lists = [row[: self.config.evaluate.rerank] for row in before]
         settings = self.config.train.reranker
-        reranker = self._load(self.config.models.reranker, RERANKER, rerank.image_size(self.config), settings.max_tokens)
+        reranker = self._load(self.config.models.reranker, RERANKER, rerank_image_size(self.config), settings.max_tokens)
         scores, unread = rerank.score(
             rerank.Lists(reranker, self.items.on_white(), queries, lists, settings.prompt),
             mode=mode,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from unime.config import ConfigError, nearest
+from unime.config import ConfigError, View, nearest
 
 META = {"classification": "Classification", "vqa": "VQA", "retrieval": "Retrieval", "grounding": "Visual Grounding"}
 """Meta-task -> its name on a page, in the table's order."""
@@ -141,6 +141,12 @@ def columns_of(group: str, names: Iterable[str]) -> list[str]:
 def is_papers(group: str, names: Iterable[str]) -> bool:
     """Whether these columns give the group's published mean: exactly the paper's own, all of them and no others."""
     return set(columns_of(group, names)) == {name for name, known in CROSSMODAL.items() if known.suite == "paper" and known.group == group}
+
+
+def rerank_image_size(config: View) -> int:
+    """Pixels of the side to which the reranker's images are squashed in evaluation: its own setting, or that of the training."""
+    own = config.evaluate.rerank_image_size
+    return config.train.reranker.image_size if own is None else own
 
 
 def rerank_mode(settings: Any, compositional: bool) -> str:

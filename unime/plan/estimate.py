@@ -21,8 +21,7 @@ import torch
 from unime import artifacts, backbones
 from unime.backbones import Backbone
 from unime.data.items import Items
-from unime.evaluate import rerank
-from unime.evaluate.tasks import EMBEDDERS
+from unime.evaluate.tasks import EMBEDDERS, rerank_image_size
 from unime.plan import counts, lists, rates, tokens
 from unime.plan.counts import Work
 from unime.plan.rates import Rate
@@ -87,7 +86,7 @@ class Estimate:
             "judge": (models.judge, config.judge.image_size, None),
             **{f"train_{kind}": (models.base, settings.image_size, None) for kind in ("in_batch", "hard_negatives", "unime_v2")},
             "train_reranker": (models.reranker, settings.reranker.image_size, most),
-            **dict.fromkeys(("evaluate_reranker", "crossmodal_reranker"), (models.reranker, rerank.image_size(config), most)),
+            **dict.fromkeys(("evaluate_reranker", "crossmodal_reranker"), (models.reranker, rerank_image_size(config), most)),
             **dict.fromkeys(("evaluate", "crossmodal"), (models.base, config.evaluate.image_size, None)),
         }
         if config.mine.source == counts.JUDGED and (whose := config.mine.judgements) != "results/judge":
@@ -121,7 +120,7 @@ class Estimate:
         if not there:
             self._absent[folder] = None
         if not names:
-            part, rules = ("evaluation", "data_eval data_crossmodal") if of_tasks else ("training", "data_train")
+            part, rules = ("evaluation", "filter_eval") if of_tasks else ("training", "filter_train")
             self.notes[f"no {part} data yet: bounds, no tokens, no times; `snakemake --until {rules}` reads them"] = None
         if not names or not there:
             return None

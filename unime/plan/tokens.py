@@ -92,7 +92,8 @@ class Sizes:
             except ValueError as error:
                 raise ValueError(f"item {id}: {error}") from error
             if found > (most := self.backbone.models.max_length):
-                raise ValueError(f"item {id}: {found} tokens are over models.max_length ({most}); raise it, or lower image_size")
+                remedy = "lower image_size" if self.items.has_image(id) else "shorten the text"
+                raise ValueError(f"item {id}: {found} tokens are over models.max_length ({most}); raise it, or {remedy}")
             self._lengths[id] = found
         return self._lengths[id]
 

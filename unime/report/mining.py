@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from unime import artifacts, mine
+from unime import artifacts, caution, mine
 from unime.markdown import Code, grid
 
 BINS = 20
@@ -223,6 +223,18 @@ def _weighted(parts: Iterable[tuple[float | None, float]]) -> float | None:
 
 def _entropy(seed: int, name: str) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(f"{seed}\0{name}".encode()).digest(), dtype=np.uint32)
+
+
+def warnings(figures: Mapping[str, Any]) -> list[str]:
+    """Signs that what was mined means nothing: of all sets together, or, where these look well, of single ones."""
+    for rows in ([figures["all"]], figures["sets"]):
+        found = []
+        for one in rows:
+            what = "" if one["name"] == "all" else f"{one['name']}: "
+            found += [*caution.of_sigma(one["sigma"], what), *caution.of_fallback(one["fallback"], one["rows"], what)]
+        if found:
+            return found
+    return []
 
 
 def markdown(figures: Mapping[str, Any]) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from unime import caution
 from unime.backbones import Backbone
 from unime.markdown import escaped
 
@@ -22,9 +25,9 @@ ABOUT = {
 
 
 def write(
-    out: str | Path, backbone: Backbone, kind: str, log: list[dict[str, float]], view: Any, datasets: list[str], notes: dict[str, str]
+    out: str | Path, backbone: Backbone, kind: str, log: list[dict[str, float]], view: Any, table: pl.DataFrame, notes: dict[str, str]
 ) -> None:
-    """Fill the folder `out` (created): adapter_model.safetensors, adapter_config.json, log.csv, README.md."""
+    """Fill the folder `out` (created): adapter_model.safetensors, adapter_config.json, log.csv, README.md.  `table`: PAIRS or MINED."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     backbone.model.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
@@ -32,11 +35,25 @@ def write(
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(log)
-    (out / "README.md").write_text(text(kind, log, view, datasets, notes, str(backbone.folder)), encoding="utf-8")
+    about = text(kind, log, view, table["dataset"].to_list(), notes, str(backbone.folder), warnings(log, table))
+    (out / "README.md").write_text(about, encoding="utf-8")
 
 
-def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str], notes: dict[str, str], base: str) -> str:
-    """The model card's Markdown."""
+def warnings(log: list[dict[str, float]], table: pl.DataFrame) -> list[str]:
+    """Signs that this training means nothing, by its log and its table (PAIRS or MINED)."""
+    return [*caution.of_mined(table), *caution.of_losses([record["loss"] for record in log])]
+
+
+def text(
+    kind: str,
+    log: list[dict[str, float]],
+    view: Any,
+    datasets: list[str],
+    notes: dict[str, str],
+    base: str,
+    warned: Sequence[str] = (),
+) -> str:
+    """The model card's Markdown; `warned` are its warnings."""
     facts = {
         "base model": escaped(base) if set(base) & set("`|") else f"`{base}`",
         "training rows": str(len(datasets)),
@@ -51,15 +68,23 @@ def text(kind: str, log: list[dict[str, float]], view: Any, datasets: list[str],
     settings = json.dumps(view.dump(), indent=2, ensure_ascii=False)
     return (
         f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n\n# {kind}\n\n{ABOUT[kind]}\n\n"
-        f"| what | value |\n|---|---|\n{table}\n\n## Data\n\n| data set | rows |\n|---|---|\n{counts}\n\n"
+        f"{caution.section(warned)}| what | value |\n|---|---|\n{table}\n\n## Data\n\n| data set | rows |\n|---|---|\n{counts}\n\n"
         f"## Configuration\n\n```json\n{settings}\n```\n\n`log.csv` holds every step's loss, learning rate and gradient norm.\n"
     )
 
 
-def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, float]], commit: str, usage: str | None = None) -> str:
+def exported(
+    name: str,
+    adapter_card: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    commit: str,
+    usage: str | None = None,
+    warned: Sequence[str] = (),
+) -> str:
     """The card of merged weights: the adapter's card under another heading, with the run's scores, how to use it, and the code's commit.
 
-    `metrics` is metrics.json (model key -> mean -> percent), `usage` Markdown without a heading.
+    `metrics` is metrics.json (model key -> mean -> percent), `usage` Markdown without a heading, `warned` the warnings of
+    the whole run, of which those of the adapter's own training are in its card already.
     """
     body = adapter_card.split("---\n", 2)[2].lstrip()
     base = next((row for row in adapter_card.splitlines() if row.startswith("base_model:")), "")
@@ -68,15 +93,18 @@ def exported(name: str, adapter_card: str, metrics: Mapping[str, Mapping[str, fl
     about = "Percent, means of this run's tables: Precision@1; short and long captions Recall@1; compositional accuracy."
     found = f"## Scores\n\n{about}\n\n| mean | value |\n|---|---:|\n{scores}\n" if scores else ""
     found += f"\n## Use\n\n{usage}\n" if usage else ""
+    of_run = caution.section(warned).replace("## Warnings", "## Warnings of the run")
+    found += f"\n{of_run.rstrip()}\n" if of_run else ""
     return (
         f"---\nlibrary_name: transformers\n{base}\n---\n\n{body.rstrip()}\n\n{found}\n## Weights\n\nThe adapter is merged into the base "
         f"model: `from_pretrained` of this folder needs no adapter.  Made by commit `{commit}` of the pipeline.\n"
     )
 
 
-def line(log: list[dict[str, float]]) -> str:
-    """One line about a finished run."""
-    return f"{log[-1]['step']} steps, {log[-1]['items']} items, loss {log[0]['loss']:.4f} -> {final_loss(log):.4f}"
+def line(log: list[dict[str, float]], table: pl.DataFrame) -> str:
+    """One line about a finished run, and its warnings below it."""
+    summary = f"{log[-1]['step']} steps, {log[-1]['items']} items, loss {log[0]['loss']:.4f} -> {final_loss(log):.4f}"
+    return caution.said(summary, warnings(log, table))
 
 
 def final_loss(log: list[dict[str, float]]) -> float:

@@ -54,9 +54,9 @@ def train_embedder(
         job.log.info("flat targets: %s", notes["flat targets"])
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
-        card.write(out, backbone, kind, log, view, table["dataset"].to_list(), notes)
+        card.write(out, backbone, kind, log, view, table, notes)
     accelerator.wait_for_everyone()
-    return card.line(log)
+    return card.line(log, table)
 
 
 def accumulator(

@@ -57,9 +57,9 @@ def train_reranker(table: pl.DataFrame, items: Any, backbone: Backbone, view: An
     accumulate = Answers(Shown(backbone, items.on_white()), table, settings, view.seed, accelerator, budget, level)
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
-        card.write(out, backbone, "reranker", log, view, table["dataset"].to_list(), {})
+        card.write(out, backbone, "reranker", log, view, table, {})
     accelerator.wait_for_everyone()
-    return card.line(log)
+    return card.line(log, table)
 
 
 def hardest(negatives: Sequence[str], scores: Sequence[float], reasons: Sequence[str]) -> list[str]:

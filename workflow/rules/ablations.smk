@@ -7,7 +7,7 @@
 rule ablation_train:
     input:
         needs("ablation_train@{variant}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(lambda wildcards: negatives_of(CONFIG.ablations.embedders[wildcards.variant])),
         ancient(model(CONFIG.models.base)),
     output:
@@ -33,7 +33,7 @@ rule ablation_train:
 rule ablation_evaluate:
     input:
         needs("ablation_evaluate@{variant}"),
-        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient("results/data/eval"),
         ancient("results/ablations/train/{variant}"),
         ancient(model(CONFIG.models.base)),
     output:

@@ -1,4 +1,4 @@
-"""Raw data, read once: items by content id, training pairs, evaluation queries; published negatives; what the run is."""
+"""Raw data, read once: items by content id, training pairs, evaluation queries; rows that no model can read; published negatives; what the run is."""
 
 
 rule data_train:
@@ -6,7 +6,7 @@ rule data_train:
         needs("data_train@{set}"),
         ancient(TRAIN),
     output:
-        directory("results/data/train/{set}"),
+        directory("results/rows/train/{set}"),
         touch(done("data_train@{set}")),
     log:
         "logs/dvc/data_train.{set}.log",
@@ -27,7 +27,7 @@ rule data_eval:
         needs("data_eval@{task}"),
         ancient(raw("eval")),
     output:
-        directory("results/data/eval/{task}"),
+        directory("results/rows/eval/{task}"),
         touch(done("data_eval@{task}")),
     log:
         "logs/dvc/data_eval.{task}.log",
@@ -50,7 +50,7 @@ rule data_crossmodal:
         needs("data_crossmodal@{task}"),
         ancient(CAPTIONS),
     output:
-        directory("results/data/eval/{task}"),
+        directory("results/rows/eval/{task}"),
         touch(done("data_crossmodal@{task}")),
     log:
         "logs/dvc/data_crossmodal.{task}.log",
@@ -68,12 +68,60 @@ rule data_crossmodal:
         repro("data_crossmodal@{wildcards.task}")
 
 
+rule filter_train:
+    input:
+        needs("filter_train"),
+        ancient(expand("results/rows/train/{set}", set=SETS)),
+        ancient(model(CONFIG.models.base)),
+        ancient(model(CONFIG.models.judge)),
+        ancient(model(CONFIG.models.reranker)),
+        ancient(model(CONFIG.embed.model)),
+    output:
+        directory("results/data/train"),
+        touch(done("filter_train")),
+    log:
+        "logs/dvc/filter_train.log",
+    benchmark:
+        "logs/benchmarks/filter_train.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory("filter_train"),
+        runtime=minutes("filter_train"),
+    shell:
+        repro("filter_train")
+
+
+rule filter_eval:
+    input:
+        needs("filter_eval"),
+        ancient(expand("results/rows/eval/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient(model(CONFIG.models.base)),
+        ancient(model(CONFIG.models.reranker)),
+    output:
+        directory("results/data/eval"),
+        touch(done("filter_eval")),
+    log:
+        "logs/dvc/filter_eval.log",
+    benchmark:
+        "logs/benchmarks/filter_eval.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory("filter_eval"),
+        runtime=minutes("filter_eval"),
+    shell:
+        repro("filter_eval")
+
+
 rule import_scores:
     input:
         needs("import_scores@{scores}"),
         ancient("data/scores/{scores}/source.json"),
         ancient(TRAIN),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
     output:
         directory("results/mine/{scores}"),
         directory("results/mining_report/{scores}"),
@@ -101,8 +149,8 @@ localrules:
 rule settings:
     input:
         needs("settings"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
-        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
+        ancient("results/data/train"),
+        ancient("results/data/eval"),
         ancient(f"results/mining_report/{CONFIG.mine.source}"),
         ancient(model(CONFIG.models.base)),
         ancient(model(CONFIG.models.reranker)),

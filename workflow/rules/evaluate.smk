@@ -4,7 +4,7 @@
 rule evaluate:
     input:
         needs("evaluate@{task}"),
-        ancient("results/data/eval/{task}"),
+        ancient("results/data/eval"),
         ancient("results/train/in_batch"),
         ancient("results/train/hard_negatives"),
         ancient("results/train/unime_v2"),
@@ -35,7 +35,7 @@ rule evaluate:
 rule crossmodal:
     input:
         needs("crossmodal@{task}"),
-        ancient("results/data/eval/{task}"),
+        ancient("results/data/eval"),
         ancient("results/train/in_batch"),
         ancient("results/train/hard_negatives"),
         ancient("results/train/unime_v2"),
@@ -67,9 +67,10 @@ rule report:
     input:
         needs("report"),
         ancient(expand("results/evaluate/{task}", task=[*TASKS, *CROSSMODAL])),
-        ancient(expand("results/data/eval/{task}", task=[*TASKS, *CROSSMODAL])),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/eval"),
+        ancient("results/data/train"),
         ancient(f"results/mining_report/{CONFIG.mine.source}"),
+        ancient(expand("results/train/{model}", model=["in_batch", "hard_negatives", "unime_v2", "reranker"])),
     output:
         "results/mmeb_table.csv",
         "results/mmeb_table.md",
@@ -78,6 +79,7 @@ rule report:
         "results/metrics.json",
         directory("results/charts"),
         "results/report.html",
+        "results/warnings.json",
         touch(done("report")),
     log:
         "logs/dvc/report.log",
@@ -99,6 +101,7 @@ rule export:
         ancient("results/train/{model}"),
         ancient(lambda wildcards: model(CONFIG.export[wildcards.model])),
         ancient("results/metrics.json"),
+        ancient("results/warnings.json"),
     output:
         directory("results/export/{model}"),
         touch(done("export@{model}")),

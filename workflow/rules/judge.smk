@@ -8,7 +8,7 @@ On request: negatives by a rule that needs no judge (mine.rules).
 rule judge_part:
     input:
         needs("judge@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient("results/retrieve/{set}"),
         ancient(model(CONFIG.models.judge)),
     output:
@@ -36,7 +36,7 @@ rule judge:
     input:
         needs("judge@{set}"),
         parts("judge@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient("results/retrieve/{set}"),
         ancient(model(CONFIG.models.judge)),
     output:
@@ -62,7 +62,7 @@ rule judge:
 rule judge_more:
     input:
         needs("judge_more@{judge}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(expand("results/retrieve/{set}", set=SETS)),
         ancient(lambda wildcards: model(CONFIG.judge.models[wildcards.judge].model)),
     output:
@@ -132,7 +132,7 @@ rule judge_agreement:
 rule mine:
     input:
         needs("mine@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient("results/retrieve/{set}"),
         ancient(judged("{set}")),
     output:
@@ -155,7 +155,7 @@ rule mine:
 rule mine_more:
     input:
         needs("mine_more@{judge}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(expand("results/retrieve/{set}", set=SETS)),
         ancient("results/judges/{judge}"),
     output:
@@ -180,7 +180,7 @@ rule mine_more:
 rule mine_mean:
     input:
         needs("mine_mean@{mean}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(expand("results/retrieve/{set}", set=SETS)),
         ancient("results/judge_means/{mean}"),
     output:
@@ -205,7 +205,7 @@ rule mine_mean:
 rule mine_rule:
     input:
         needs("mine_rule@{rule}"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(expand("results/retrieve/{set}", set=SETS)),
     output:
         directory("results/mine/{rule}"),
@@ -229,7 +229,7 @@ rule mine_rule:
 rule mining_report:
     input:
         needs("mining_report"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(expand("results/retrieve/{set}", set=SETS)),
         ancient(expand(judged("{set}"), set=SETS)),
         ancient(expand("results/mine/judge/{set}", set=SETS)),

@@ -4,7 +4,7 @@
 rule train_in_batch:
     input:
         needs("train_in_batch"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(model(CONFIG.models.base)),
     output:
         directory("results/train/in_batch"),
@@ -29,7 +29,7 @@ rule train_in_batch:
 rule embed_part:
     input:
         needs("embed_train@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient(model(CONFIG.embed.model)),
         ancient(model(CONFIG.embed.adapter)),
     output:
@@ -56,7 +56,7 @@ rule embed_train:
     input:
         needs("embed_train@{set}"),
         parts("embed_train@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient(model(CONFIG.embed.model)),
         ancient(model(CONFIG.embed.adapter)),
     output:
@@ -81,7 +81,7 @@ rule embed_train:
 rule retrieve:
     input:
         needs("retrieve@{set}"),
-        ancient("results/data/train/{set}"),
+        ancient("results/data/train"),
         ancient("results/embed/train/{set}"),
     output:
         directory("results/retrieve/{set}"),

@@ -4,7 +4,7 @@
 rule train_hard_negatives:
     input:
         needs("train_hard_negatives"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(mined(CONFIG.mine.source)),
         ancient(model(CONFIG.models.base)),
     output:
@@ -31,7 +31,7 @@ rule train_hard_negatives:
 rule train_unime_v2:
     input:
         needs("train_unime_v2"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(mined(CONFIG.mine.source)),
         ancient(model(CONFIG.models.base)),
     output:
@@ -58,7 +58,7 @@ rule train_unime_v2:
 rule train_reranker:
     input:
         needs("train_reranker"),
-        ancient(expand("results/data/train/{set}", set=SETS)),
+        ancient("results/data/train"),
         ancient(mined(CONFIG.mine.source)),
         ancient(model(CONFIG.models.reranker)),
     output:

@@ -1,0 +1,161 @@
+"""Signs that a result means nothing: each bound with its reason, and the sentence that a stage's line, the report and the card show.
+
+Nothing here stops a run.  A warning says what was seen, what it means and what helps.  The untrained base model is never warned of: it is
+expected to be near chance.  No model and no table library: rules are on numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SIGMA = 0.5
+"""Mean score of the labelled positives.  Below it the judge answers No to them more often than Yes: it does not see what the labels say.
+And as a candidate is dropped where it scores no less than the pair's positive, less beta, hardly any negative is left."""
+
+FALLBACK = 0.25
+"""Share of the mined rows that are random candidates, drawn where the judge left none.  From a quarter on, "hard negatives" is not what
+the trained models have seen.  Small label sets have up to 0.18 of them with a good judge."""
+
+STEPS = 20
+"""Steps of a training whose loss is looked at, at least: the first and the last ten are compared, which must not be the same ones.
+
+A reranker may begin with a model that answers well already: its loss then stays where it is, give or take noise, and nothing is wrong."""
+
+EDGE = 10
+"""Steps at either end whose mean loss is compared: single steps are noise."""
+
+FALL = 0.001
+"""Share of itself by which a loss must fall at some time: where all answers are one, dropout alone moves it in the last digits."""
+
+ERRORS = 2.0
+"""Standard errors above chance that a score must have (guessing reaches more in one of forty runs), and those by which a loss rises."""
+
+LEAKED = 0.01
+"""Share of a task's queries whose answer was trained on.  Fewer change its score by less than a point; public sets share a few rows."""
+
+
+class Score(NamedTuple):
+    """One model on one task: the share of `n` queries that it got right, and the share that guessing gets right."""
+
+    value: float
+    n: int
+    chance: float
+
+
+def of_sigma(mean: float | None, what: str = "") -> list[str]:
+    """The warning that a judge gives labelled positives low scores; `what` names the set or sets."""
+    if mean is None or math.isnan(mean) or mean >= SIGMA:
+        return []
+    return [
+        f"{what}the judge gives the labelled positives {mean:.3f} on average, below {SIGMA}: it says No to right answers, and its scores "
+        "do not tell hard negatives from false ones; use a judge that can read these data (models.judge), or check the labels"
+    ]
+
+
+def of_fallback(fallback: int, rows: int, what: str = "") -> list[str]:
+    """The warning that many of the mined negatives are random candidates."""
+    if not rows or fallback / rows < FALLBACK:
+        return []
+    return [
+        f"{what}{100 * fallback / rows:.0f} % of the mined negatives are random candidates (fallback), because the judge left none; from "
+        f"{100 * FALLBACK:.0f} % on a training on hard negatives is not one; see the scores in the mining report, or raise retrieve.k"
+    ]
+
+
+def of_mined(table: pl.DataFrame) -> list[str]:
+    """The warnings of a table MINED; of PAIRS, which has no scores, none."""
+    if "reasons" not in table.columns:
+        return []
+    sigma = table["sigma"].drop_nulls().drop_nans().mean()
+    reasons = table["reasons"].list
+    fallback = int(reasons.count_matches("fallback").sum())
+    return [*of_sigma(None if sigma is None else float(sigma)), *of_fallback(fallback, int(reasons.len().sum()))]  # type: ignore[arg-type]
+
+
+def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
+    """The warning that a training's loss rises (by more than noise), or never falls (no ten steps in a row are below the first)."""
+    if len(losses) < STEPS:
+        return []
+    begin, end = losses[:EDGE], losses[-EDGE:]
+    first, last = statistics.fmean(begin), statistics.fmean(end)
+    noise = math.sqrt((statistics.variance(begin) + statistics.variance(end)) / EDGE)  # standard error of the difference
+    means = [statistics.fmean(losses[start : start + EDGE]) for start in range(1, len(losses) - EDGE + 1)]
+    if last - first > ERRORS * noise:
+        verb = "rises"
+    elif min(means) >= (1 - FALL) * first:
+        verb = "never falls"
+    else:
+        return []
+    return [
+        f"{what}the training loss {verb}: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned nothing "
+        "that the loss measures; lower lr, or check that the rows have different answers"
+    ]
+
+
+def at_chance(scores: Iterable[Score]) -> bool:
+    """Whether the scores together are within ERRORS standard errors of what guessing gets."""
+    seen = list(scores)
+    right = sum(one.n * one.value for one in seen)
+    guessed = sum(one.n * one.chance for one in seen)
+    variance = sum(one.n * one.chance * (1 - one.chance) for one in seen)
+    return right <= guessed + ERRORS * math.sqrt(variance)
+
+
+def of_task(name: str, models: Mapping[str, Score]) -> list[str]:
+    """The warning that every trained model (name -> score, the base model left out) only guesses in a task."""
+    if not models or not all(at_chance([score]) for score in models.values()):
+        return []
+    shown = ", ".join(f"{model} {100 * score.value:.1f}" for model, score in models.items())
+    chance, queries = next((100 * score.chance, score.n) for score in models.values())
+    return [
+        f"{name}: every trained model is within {ERRORS:.0f} standard errors of chance ({chance:.1f} %, {queries:,} queries): {shown}; "
+        "this task tells nothing of the models"
+    ]
+
+
+def of_models(tasks: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """The warnings of trained models that only guess in all tasks (task -> model -> score) together."""
+    models = list(dict.fromkeys(model for scores in tasks.values() for model in scores))
+    found = []
+    for model in models:
+        own = [scores[model] for scores in tasks.values() if model in scores]
+        if at_chance(own):
+            found.append(
+                f"{model}: over all {len(own)} tasks together within {ERRORS:.0f} standard errors of chance; the model has learned nothing "
+                "that these tasks measure"
+            )
+    return found
+
+
+def of_leaks(name: str, queries: int, pairs: int, images: int) -> list[str]:
+    """The warnings that training rows hold a task's answers: of `queries` so many are training `pairs` together with their answer, and
+    the answers of so many are training `images`."""
+    found = []
+    for count, what in (
+        (pairs, "queries are training pairs together with their answer"),
+        (images, "queries have an answer whose image is trained on"),
+    ):
+        if queries and count / queries >= LEAKED:
+            found.append(
+                f"{name}: {count:,} of {queries:,} {what} ({100 * count / queries:.0f} %), so its score is not one of unseen data; take "
+                "these rows out of the training sets or of the task"
+            )
+    return found
+
+
+def said(summary: str, warnings: Iterable[str]) -> str:
+    """A stage's summary with its warnings below it, a line each."""
+    return "\n".join([summary, *(f"warning: {one}" for one in warnings)])
+
+
+def section(warnings: Sequence[str]) -> str:
+    """The warnings as a Markdown section of a card or a page; '' for none."""
+    if not warnings:
+        return ""
+    return "## Warnings\n\n" + "\n".join(f"- {one}" for one in warnings) + "\n\n"

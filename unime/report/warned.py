@@ -1,0 +1,65 @@
+"""The warnings of a whole run, out of what its stages left."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from unime import artifacts, caution
+from unime.evaluate import chance
+from unime.evaluate.tasks import MODELS, column
+from unime.report import mining
+
+
+def of_mining(figures: Mapping[str, Any]) -> list[str]:
+    """Of the mining report's figures; none of published negatives, which nothing here has mined."""
+    return mining.warnings(figures) if "all" in figures else []
+
+
+def of_trainings(folders: Sequence[Path]) -> list[str]:
+    """Of the logs of trainings, each in the folder of its adapter, which is named as the model."""
+    found = []
+    for folder in folders:
+        with (folder / "log.csv").open(encoding="utf-8", newline="") as file:
+            losses = [float(record["loss"]) for record in csv.DictReader(file)]
+        found += caution.of_losses(losses, f"{MODELS.get(folder.name, folder.name)}: ")
+    return found
+
+
+def of_scores(scores: pl.DataFrame, data: Path, tasks: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Of SCORES of all tasks and caption columns, whose queries are below `data`."""
+    metrics = dict.fromkeys(tasks, "precision@1") | {name: column(name).metric for name in columns}
+    by_task = {}
+    for name, metric in metrics.items():
+        guessed = chance.chance(queries_of(data / name), pool_of(data / name))
+        by_task[name] = chance.trained(scores.filter(pl.col("task") == name), metric, guessed)
+    found = caution.of_models(by_task)
+    for name, models in by_task.items():
+        found += caution.of_task(name, models)
+    return found
+
+
+def of_data(data: Path, names: Sequence[str], pairs: pl.DataFrame) -> list[str]:
+    """Of tasks and columns below `data` whose answers the training PAIRS hold."""
+    found = []
+    for name in names:
+        items = artifacts.read_table(data / name / "items.parquet", artifacts.ITEMS)
+        queries = queries_of(data / name)
+        found += caution.of_leaks(name, len(queries), *chance.leaks(queries, items, pairs))
+    return found
+
+
+def queries_of(folder: Path) -> pl.DataFrame:
+    """The queries of a task or of a caption column."""
+    captions = (folder / "pool.parquet").exists()
+    return artifacts.read_table(folder / "queries.parquet", artifacts.CAPTION_QUERIES if captions else artifacts.TASKS)
+
+
+def pool_of(folder: Path) -> pl.DataFrame:
+    """POOL of a caption column; empty for a task, whose queries bring their candidates along."""
+    file = folder / "pool.parquet"
+    return artifacts.read_table(file, artifacts.POOL) if file.exists() else pl.DataFrame(schema=artifacts.POOL)
