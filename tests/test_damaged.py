@@ -260,7 +260,7 @@ def test_a_damaged_dvc_lock_is_named_and_nothing_runs(what: str, recorded: Path)
     good = lock.read_text()
     bad = LOCKS[what](good)
     lock.write_bytes(bad)
-    assert "dvc.lock" in stage_job(recorded, "make", code=1)
+    assert "If dvc.lock is damaged: `git checkout dvc.lock`" in stage_job(recorded, "make", code=1)
     assert lock.read_bytes() == bad and (recorded / "ran.log").read_text() == "ran\n"
     lock.write_text(good)
     assert "didn't change, skipping" in stage_job(recorded, "make")
@@ -278,6 +278,21 @@ def test_a_dvc_lock_that_is_cut_between_its_stages_is_healed_from_the_cache(reco
 def evil(file: Path) -> None:
     file.chmod(0o644)
     file.write_text("evil\n")
+
+
+@pytest.mark.parametrize("what", ["a folder in a file's place", "a file in the folder's place"])
+def test_a_cache_that_is_no_cache_is_named_with_the_remedy(what: str, recorded: Path) -> None:
+    files = recorded / ".dvc/cache/files"
+    if what.startswith("a folder"):
+        for file in [file for file in files.rglob("*") if file.is_file()]:
+            file.unlink()
+            file.mkdir()
+    else:
+        shutil.rmtree(files)
+        files.write_text("")
+    (recorded / "out").unlink()
+    said = stage_job(recorded, "make", code=1)
+    assert "cache/files" in said and "remove it: what it held is made, or fetched, again" in said, said
 
 
 CACHES: dict[str, tuple[str, Callable[[Path], None]]] = {

@@ -17,6 +17,7 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
+import lockfile  # noqa: E402
 import repro  # noqa: E402
 
 STAGE = """stages:
@@ -93,13 +94,16 @@ def test_a_stages_text_is_the_one_that_dvc_writes(tmp_path: Path) -> None:
     stages = {"judge@A-OKVQA": {"cmd": "python", "params": {"config.yaml": values}}, "mine": {"cmd": "b", "deps": [copy.deepcopy(values)]}}
     dump_yaml(tmp_path / "whole", {"schema": "2.0", "stages": stages})
     text = (tmp_path / "whole").read_text()
-    assert text.partition("stages:\n")[2] == "".join(repro.written({name: stage}) for name, stage in stages.items())
-    with repro.replaced(str(tmp_path / "whole")) as data:
+    assert text.partition("stages:\n")[2] == "".join(lockfile.written({name: stage}) for name, stage in stages.items())
+    with lockfile.replaced(str(tmp_path / "whole")) as data:
         assert data["stages"].get("mine") == stages["mine"] and data["stages"].get("none", {}) == {}
         data["stages"].update({"mine": {"cmd": "c"}, "new": {"cmd": None}})
     assert load_yaml(tmp_path / "whole") == {"schema": "2.0", "stages": stages | {"mine": {"cmd": "c"}, "new": {"cmd": None}}}
     (tmp_path / "cut").write_text("schema: '2")
-    with pytest.raises(repro.DvcException, match="cut holds no stages; `git checkout"), repro.replaced(str(tmp_path / "cut")):
+    with (
+        pytest.raises(repro.DvcException, match="cut holds no stages.  If dvc.lock is damaged: `git checkout"),
+        lockfile.replaced(str(tmp_path / "cut")),
+    ):
         pass
 
 

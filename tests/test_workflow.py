@@ -159,6 +159,30 @@ def test_no_text_of_the_configuration_reaches_a_shell(checkout: Path, key: str, 
     assert not list(checkout.rglob("pwned*")) and not (checkout / "data").exists()
 
 
+@pytest.mark.parametrize("trap", ["a FIFO", "a link to the folder", "a device", "links in a cycle"])
+def test_snakemake_names_what_dvc_would_wait_for_or_not_see_before_dvc_looks(checkout: Path, tmp_path: Path, trap: str) -> None:
+    good = (checkout / "config.yaml").read_text()
+    folder = checkout / "data/own/train/NanoColor"
+    folder.mkdir(parents=True)
+    place = folder / "pictures"
+    if trap == "a FIFO":
+        os.mkfifo(place)
+    elif trap == "a device":
+        place.symlink_to("/dev/zero")
+    elif trap == "links in a cycle":
+        place.symlink_to(folder)
+    else:
+        place.symlink_to(tmp_path)
+    try:
+        (checkout / "config.yaml").write_text(good.replace("root: data/nano ", "root: data/own "))
+        said = sh("timeout 60 python -m snakemake -n", checkout, code=1)
+    finally:
+        (checkout / "config.yaml").write_text(good)
+        shutil.rmtree(checkout / "data")
+    assert "data/own/train/NanoColor/pictures" in said and "Traceback" not in said
+    assert trap in said or trap in ("links in a cycle", "a device")
+
+
 @pytest.mark.parametrize(
     ("told", "stage", "item"),
     [

@@ -29,8 +29,10 @@ from dvc.repo import Repo, lock_repo
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
+from lockfile import DAMAGED
 from repro import mend_rwlock
 from unime.config import keys_of, nearest
+from unime.inputs import problems, told
 
 MARKS = Path(".dvc/tmp/snakemake")
 
@@ -66,6 +68,8 @@ def ask_dvc(judge):
                 if writers := mend_rwlock(repo):  # `status` would see those of this node alone
                     path, info = next(iter(writers.items()))
                     raise LockError(f"'{path}' is busy, it is being blocked by:\n  (PID {info['pid']}): {info['cmd']}")
+                outs = outputs(graph)
+                check_inputs(graph, outs)
                 status = repo.status()
                 roots = [stage for stage in graph if stage.addressing in status]
                 stale = {low.name for root in roots for low in (root, *networkx.ancestors(graph, root))}
@@ -74,7 +78,8 @@ def ask_dvc(judge):
                 why = {root.name: status[root.addressing] if root in known else ["never recorded"] for root in roots}
                 tell(why, stale, above, {stage.name for stage in graph if stage.path_in_repo == "dvc.yaml"})
                 left = left_over(graph)
-                stopped = {stage.name: lacks for stage in graph if stage.name in stale and (lacks := lacking(stage, graph))}
+                stopped = {stage.name: lacking(stage, outs) for stage in graph if stage.name in stale}
+                stopped = {name: why for name, why in stopped.items() if why}
         return above, left, stopped
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
@@ -82,25 +87,52 @@ def ask_dvc(judge):
     except DvcException as problem:
         text = f"{problem}" + (f": {problem.__cause__}" if problem.__cause__ else "")
         if "dvc.lock" in text:
-            text += "\nIf dvc.lock is damaged: `git checkout dvc.lock`; stages that ran since then come back from DVC's cache"
+            text += f"\n{DAMAGED}"
         raise WorkflowError(text) from None
 
 
-def lacking(stage, graph):
+def lacking(stage, outs):
     """Why a stage cannot run: an input that is not there and that no stage makes; '' if there is none."""
-    made = [Path(out.fs_path) for one in graph for out in one.outs]
-    for dep in stage.deps:
-        if isinstance(dep, ParamsDependency) or dep.exists:
-            continue
-        path = Path(dep.fs_path)
-        if not any(path == out or path in out.parents or out in path.parents for out in made):
-            return missing_input(stage.name, dep.def_path)
+    for path, name in inputs_of(stage):
+        if not path.exists() and not made(path, outs):
+            return missing_input(stage.name, name)
     return ""
 
 
-def missing_input(stage, path):
+def check_inputs(graph, outs):
+    """Raise WorkflowError for what lies in an input from outside and DVC would wait for at its hashing, or not see."""
+    whole, _ = outs
+    given = {path: name for stage in graph for path, name in inputs_of(stage) if not within(path, whole)}
+    for path, name in sorted(given.items()):
+        found = problems(Path(name) if Path(name).exists() else path)
+        if found:
+            raise WorkflowError(told(found))
+
+
+def inputs_of(stage):
+    """Path and name of every file and folder that a stage reads."""
+    return [(Path(dep.fs_path), dep.def_path.removeprefix("../")) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+
+
+def outputs(graph):
+    """All outputs of all stages, and the folders that they lie in."""
+    whole = {Path(out.fs_path) for stage in graph for out in stage.outs}
+    return whole, {above for out in whole for above in out.parents}
+
+
+def made(path, outs):
+    """Whether stages make this path, something in it, or a folder that it lies in."""
+    whole, above = outs
+    return path in above or within(path, whole)
+
+
+def within(path, folders):
+    """Whether the path is one of the folders, or lies in one."""
+    return any(folder in folders for folder in (path, *path.parents))
+
+
+def missing_input(stage, name):
     """Say which input is missing, which key of config.yaml names it, and what can be done."""
-    name = path.removeprefix("../")  # ablations/dvc.yaml lies one folder below
     keys = keys_of(CONFIG, name)
     if not keys:
         return f"{name} is missing, and {stage} needs it; get it back, e.g. with `git checkout {name}`"

@@ -28,7 +28,6 @@ import io
 import json
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -48,8 +47,7 @@ from dvc.stage import PipelineStage, Stage
 from dvc.stage import run as stage_run
 from dvc.stage.cache import StageCache, _get_stage_hash
 from dvc_data.hashfile.db import HashFileDB
-from ruamel.yaml import YAML
-from ruamel.yaml.representer import SafeRepresenter
+from lockfile import DAMAGED, replaced
 
 WAIT = 2.0
 """Seconds between two looks at a lock that another process holds."""
@@ -62,6 +60,9 @@ class ChangedMeanwhile(DvcException):
 
 
 def main(stage: str, part: str | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows names all the same
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
     ran: list[str] = []
     dvcfile.modify_yaml = replaced
@@ -96,12 +97,28 @@ def main(stage: str, part: str | None = None) -> int:
                 log.warning("the remote gave nothing for %s (%s); going on without it", stage, cause)
                 pull = False
             else:
-                log.error("%s: %s", stage, cause)
+                log.error("%s: %s", stage, explained(cause))
                 return 1
     if command is None:
         print(f"kept {stage}: unchanged, or DVC has it: nothing to share out")
         return 0
     return subprocess.run(command, shell=True, env={**os.environ, "DVC_STAGE": stage, "UNIME_PART": part}).returncode
+
+
+def explained(problem: BaseException) -> str:
+    """DVC's reason, and what to do where the damage is in a file of its own."""
+    text = str(problem)
+    below: BaseException | None = problem
+    while below is not None and not isinstance(below, OSError):
+        below = below.__cause__ or below.__context__
+    file = below.filename if isinstance(below, OSError) else None
+    if file and str(file) not in text:
+        text += f" ({file})"
+    if "dvc.lock" in text:
+        return f"{text}\n{DAMAGED}"
+    if f"{os.sep}cache{os.sep}" in text:
+        return f"{text}\nIf it is damaged, remove it: what it held is made, or fetched, again"
+    return text
 
 
 def missing(repo: Repo, target: str, pull: bool) -> str | None:
@@ -138,59 +155,6 @@ def signed(folder: Path) -> Iterator[None]:
 
 def sign(folder: Path, host: str, process: int) -> Path:
     return folder / "snakemake" / "jobs" / f"{host}.{process}"
-
-
-@contextmanager
-def replaced(path: str, fs: Any = None) -> Iterator[dict[str, Any]]:
-    """DVC's `modify_yaml` for dvc.lock: the same text, renamed into place; only the stages that change are read and written."""
-    file = Path(path)
-    head, found, body = file.read_text(encoding="utf-8").partition("stages:\n") if file.exists() else ("", "", "")
-    if head and not found:
-        raise DvcException(f"{path} holds no stages; `git checkout {path}`, or delete it: what ran before comes back from the cache")
-    blocks = {block.partition(":")[0].strip(): block for block in re.split(r"^(?=  \S)", body, flags=re.M) if block}
-    data: dict[str, Any] = {"stages": Stages(blocks)} if head else {}
-    yield data
-    blocks |= {name: written({name: stage}) for name, stage in data["stages"].items()}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text((head or "schema: '2.0'\n") + "stages:\n" + "".join(blocks.values()), encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class Stages(dict[str, Any]):
-    """The stages of dvc.lock: one that is asked for is parsed out of the text, one that is set is held."""
-
-    def __init__(self, blocks: dict[str, str]):
-        super().__init__()
-        self.blocks = blocks
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return YAML(typ="safe").load(self.blocks[name])[name] if name in self.blocks else default
-
-
-def written(stages: dict[str, Any]) -> str:
-    """A stage's block in dvc.lock."""
-    writer, text = YAML(typ="safe"), io.StringIO()
-    writer.Representer = Like
-    writer.default_flow_style, writer.sort_base_mapping_type_on_output, writer.allow_unicode = False, False, True
-    writer.dump({"stages": plain(stages)}, text)
-    return re.sub(r": $", ":", text.getvalue().partition("\n")[2], flags=re.M)  # an empty null, without the blank before it
-
-
-class Like(SafeRepresenter):
-    """As DVC's slow writer, which leaves null empty."""
-
-
-Like.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", ""))
-
-
-def plain(value: Any) -> Any:
-    """DVC's ordered mappings as plain ones; what stands in two places is written twice, not as an alias."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def forgiving(release: Callable[..., None]) -> Callable[..., None]:
