@@ -20,6 +20,10 @@ from typing import Any
 IDS = {"Yes": 11, "No": 12, "Maybe": 13, "The": 14}
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # requests that arrive together wait for their threads, where the default of 5 would break them off
+
+
 class Chat:
     """The server, what it was asked and its faults."""
 
@@ -34,7 +38,7 @@ class Chat:
         self.pause = 0.0
         self.now = self.most = 0
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = Server(("127.0.0.1", 0), _handler(self))
 
     @property
     def url(self) -> str:

@@ -141,7 +141,7 @@ def test_what_a_variant_does_not_name_is_as_in_its_section() -> None:
             "x.negative: train.unime_v2 has no such setting; nearest: 'negatives'",
         ),
         ({"source": "judge", "loss": "in_batch", "negatives": 4}, "embedders.x.negatives: train.in_batch has no such setting"),
-        ({"loss": "unime_v2", "source": "judge", "tau": 0.0}, "embedders.x.tau 0.0: Input should be greater than 0"),
+        ({"loss": "unime_v2", "source": "judge", "tau": 0.0}, "embedders.x.tau 0.0: Input should be greater than or equal to 0.0001"),
         ({"loss": "unime_v2", "source": "judge", "tau": "0.1"}, "embedders.x.tau '0.1': Input should be a valid number"),
         ({"loss": "unime_v2", "source": "judge", "steps": 30}, "embedders.x: warmup 40 must be below steps 30"),
         ({"loss": "unime_v2", "source": "judge", "negatives": 11}, "embedders.x.negatives 11 must be at most mine.negatives 10"),

@@ -147,8 +147,10 @@ def test_what_cannot_be_a_prompt_is_named(folder, backbone):
     models = SimpleNamespace(**vars(families.MODELS) | {"max_length": 5})
     short = backbones.load(folder, models=models, image_size=84)
     long = short._prompt("Yes" * 9, [])
-    with pytest.raises(ValueError, match=r"of 9 tokens is over models.max_length \(5\); raise it, or .*with image_size \(84 now\)"):
+    with pytest.raises(ValueError, match=r"of 9 tokens is over models.max_length \(5\); raise it, or shorten the text: 'YesYes"):
         short.encode(long)
+    with pytest.raises(ValueError, match=r"is over models.max_length \(5\); raise it, or shrink images with image_size \(84 now\)"):
+        short.encode(short.item_prompt(Content("", image(84, 84))))
     with pytest.raises(ValueError, match="2 image placeholders for 1 images"):
         backbone._prompt(2 * backbone.IMAGE_TOKEN, [image(28, 28)])
     with pytest.raises(ValueError, match="'Yes and No' is"):

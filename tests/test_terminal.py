@@ -99,7 +99,7 @@ def damage(folder: Path) -> None:
 
 PLAIN: list[tuple[tuple[str, ...], Callable[[Path], None], int, str]] = [
     (("--help",), lambda folder: None, 0, "stages:"),
-    (("data_train", "S"), lambda folder: None, 0, "made results/data/train/S: 3 pairs"),
+    (("data_train", "S"), lambda folder: None, 0, "made results/rows/train/S: 3 pairs"),
     (("data_train", "S"), damage, 1, "jsonl: no usable row of 1"),
     (("data_train", OWN), lambda folder: None, 1, "error: 'caf"),
     (("plan", "--no-calibrate"), lambda folder: None, 0, "at most"),
