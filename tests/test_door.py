@@ -210,7 +210,7 @@ def test_a_door_cannot_read_what_it_does_not_declare(here: Path) -> None:
 
 
 def test_a_missing_input_is_named_with_the_way_to_make_it(here: Path) -> None:
-    with pytest.raises(door.StageError, match="in: no such input; `snakemake in` makes it"):
+    with pytest.raises(door.StageError, match="in: no such input; `snakemake` makes it"):
         enter(made(write))
 
 

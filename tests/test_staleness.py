@@ -447,7 +447,7 @@ def test_a_configuration_from_elsewhere_and_a_damaged_record_are_refused_and_a_n
     values = tiny()
     values["seed"], values["mine"]["interval"] = 43, 4
     (checkout.root / "config.yaml").write_text("# another experiment\n" + yaml.safe_dump(values))
-    assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *DATA_EVAL}
+    assert checkout.plan() == checkout.plan_dvc() == ALL - {"suite", "nano_mllm", *DATA_EVAL, "filter_eval"}
 
 
 # a stage that cannot run is never passed over in silence
@@ -473,7 +473,7 @@ def test_a_finished_run_whose_configuration_names_a_folder_that_is_not_there_is_
         said = checkout.sh(command, code=1)
         assert f"error: {key} names {folder}" in said and f"correct {key}" in said and near in said, said
     if key != "data.root":
-        assert "Nothing to be done" in checkout.sh(f"snakemake -n results/data/train/{SET}"), "what does not need it is not stopped"
+        assert "Nothing to be done" in checkout.sh(f"snakemake -n results/rows/train/{SET}"), "what does not need it is not stopped"
     said = checkout.sh("dvc repro", code=255)
     assert folder in said
     assert checkout.computed() == set() and checkout.lock() == before
@@ -499,7 +499,7 @@ def test_metrics_plots_and_experiments(checkout: Checkout) -> None:
     assert shown[""]["data"]["results/metrics.json"]["data"] == json.loads((checkout.root / "results/metrics.json").read_text())
     checkout.sh("dvc exp run -q -S config.yaml:evaluate.rerank=2")
     assert yaml.safe_load((checkout.root / "config.yaml").read_text())["evaluate"]["rerank"] == 2
-    assert checkout.computed() <= {*EVALUATE, *REPORT, "settings"} and checkout.status() == set()
+    assert checkout.computed() <= {"filter_eval", *EVALUATE, *REPORT, "settings"} and checkout.status() == set()
     assert json.loads(checkout.sh("dvc metrics diff --json HEAD"))["results/metrics.json"]
     checkout.sh("dvc plots show -o plots")
     page = (checkout.root / "plots/index.html").read_text()

@@ -247,7 +247,7 @@ def _check_inputs(inputs: list[Path]) -> None:
     """Raises StageError naming an input that is missing, and what in the others cannot be read, before anything is read."""
     for path in inputs:
         if not path.exists():
-            raise StageError(f"{path}: no such input; `snakemake {path}` makes it, or put it there if it is data or a model of your own")
+            raise StageError(f"{path}: no such input; `snakemake` makes it, or put it there if it is data or a model of your own")
         found = problems(path)
         if found:
             raise StageError(told(found))

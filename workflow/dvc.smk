@@ -137,9 +137,12 @@ def missing_input(stage, name):
     if not keys:
         return f"{name} is missing, and {stage} needs it; get it back, e.g. with `git checkout {name}`"
     said = f"{keys[0]} names {name}, which is not there and which no stage makes; {stage} needs it"
-    folder = Path(name).parent
-    beside = sorted(found.name for found in folder.iterdir() if found.is_dir()) if folder.is_dir() else []
-    near = nearest(Path(name).name, beside) if beside else ""
+    absent = Path(name)
+    while not absent.parent.exists():
+        absent = absent.parent
+    beside = sorted(found.name for found in absent.parent.iterdir() if found.is_dir())
+    near = nearest(absent.name, beside)
+    near = near if near.startswith("; nearest") else ""
     return f"{said}.  Put it there, or correct {' and '.join(keys)} in config.yaml{near}"
 
 
