@@ -212,8 +212,9 @@ NAMES = [
 
 ALL = [*FILES, *NUMBERS, *NAMES]
 EACH = pytest.mark.parametrize("wrong", ALL, ids=[wrong.name for wrong in ALL])
-THIRD = pytest.mark.parametrize("wrong", ALL[::3], ids=[wrong.name for wrong in ALL[::3]])
-"""Those that are tried with the tools themselves, which take seconds to start."""
+EVERY = int(os.environ.get("UNIME_TEST_EVERY", "8"))
+SOME = pytest.mark.parametrize("wrong", ALL[::EVERY], ids=[wrong.name for wrong in ALL[::EVERY]])
+"""Those that are tried with the tools themselves, which take seconds to start: every eighth, or as UNIME_TEST_EVERY says."""
 
 
 def test_there_are_a_hundred_of_them_and_the_repository_own_is_right() -> None:
@@ -270,7 +271,7 @@ def tried(command: str, wrong: Wrong, checkout: Path) -> subprocess.CompletedPro
     return done
 
 
-@THIRD
+@SOME
 @pytest.mark.slow
 def test_snakemake_refuses_it(wrong: Wrong, checkout: Path) -> None:
     done = tried("python -m snakemake -n", wrong, checkout)
@@ -278,7 +279,7 @@ def test_snakemake_refuses_it(wrong: Wrong, checkout: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
-@THIRD
+@SOME
 @pytest.mark.slow
 def test_dvc_runs_nothing_with_it(wrong: Wrong, checkout: Path) -> None:
     """DVC reads the file by itself and names what it cannot read; of values it knows nothing, and the first stage refuses them."""

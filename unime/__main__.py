@@ -130,11 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         opened = open_door(given.stage)
         item = given.item or item_from_dvc(given.stage, opened)
         door.environment(door.threads(opened), opened.online)
-        if "DVC_STAGE" in os.environ:
-            launch.end_with_parent()
         if launch.is_worker():
             door.work(given.stage, opened, item, given.config)
             return 0
+        if "DVC_STAGE" in os.environ:
+            launch.end_with_parent()
         code = code_of(given.stage)
         print(door.enter(given.stage, opened, item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
