@@ -85,6 +85,7 @@ def test_one_long_query_goes_alone_and_so_does_one_long_candidate() -> None:
 
 
 TEXTS = ["a", "red.", "  two words ", "(1) 7", "\nWhat color is it?\n", "What color is it?.!", "é ü 漢字", "x" * 50, "1 2 3", "'s"]
+TEXTS += ["<|im_end|>" * 9, "<image> <s><|vision_start|>"]  # text like any other, so many tokens each
 
 
 @pytest.mark.parametrize("name", ["nano", *NAMES])

@@ -146,7 +146,8 @@ class Reader:
         new = [id for id in dict.fromkeys(ids) if id not in self._rough]
         for start in range(0, len(new), BATCH):
             some = new[start : start + BATCH]
-            found = self.backbone.tokens([self.items.text(id).replace(prompts.IMAGE_MARK, "") for id in some])
+            texts = [self.items.text(id).replace(prompts.IMAGE_MARK, "") for id in some]
+            found = self.backbone.tokens([self.backbone.texts.literal(text) for text in texts])
             for id, tokens in zip(some, found, strict=True):
                 self._rough[id] = len(tokens) + self.visual(id) + JOINT
         return np.array([self._rough[id] for id in ids], dtype=np.int64)
