@@ -196,3 +196,11 @@ class Checkout:
         assert self.plan_dvc() == set() and "Nothing to be done" in self.sh("snakemake")
         assert self.sh("dvc repro").count("didn't change, skipping") == len(self.sh("dvc stage list --name-only").split())
         assert self.computed() == set()
+
+
+def new_checkout(folder: Path, values: dict) -> Checkout:
+    """A Git checkout of this working tree, all of it committed, with this configuration; nothing has run."""
+    working_tree(folder, values)
+    made = Checkout(folder)
+    made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
+    return made

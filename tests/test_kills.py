@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from checkouts import SLOW, Checkout, run_once, small, working_tree
+from checkouts import ROOT, SLOW, Checkout, new_checkout, run_once, small
 
 pytestmark = SLOW
 
@@ -39,13 +39,10 @@ def made_by(checkout: Checkout) -> dict[str, dict]:
 
 
 def new(folder: Path, judge: str) -> Checkout:
-    """A Git checkout of this working tree in which nothing has run; a judge of its own is a copy of the nano MLLM."""
-    working_tree(folder, tiny(judge))
+    """A checkout in which nothing has run; a judge of its own is a copy of the nano MLLM."""
     if judge == OWN:
-        shutil.copytree(folder / "assets/nano-mllm", folder / OWN)
-    made = Checkout(folder)
-    made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
-    return made
+        shutil.copytree(ROOT / "assets/nano-mllm", folder / OWN)
+    return new_checkout(folder, tiny(judge))
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import SLOW, Checkout, run_once, small, working_tree
+from checkouts import SLOW, Checkout, new_checkout, run_once, small
 
 SET, TASKS = "NanoColor", ["NanoColor", "NanoObject-Held"]
 CAPTIONS = "NanoScenes_i2t"
@@ -47,14 +47,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     shutil.copytree(run_once("a tiny one", tiny(), tmp_path_factory), folder, symlinks=True)
     made = Checkout(folder)
     made.seen = {}  # all of its logs are the run's
-    return made
-
-
-def new(folder: Path) -> Checkout:
-    """A Git checkout of this working tree with the tiny configuration; nothing has run."""
-    working_tree(folder, tiny())
-    made = Checkout(folder)
-    made.sh("git init -q && git config user.name test && git config user.email test@example.org && git add -A && git commit -qm start")
     return made
 
 
@@ -206,7 +198,7 @@ def test_a_comment_reruns_its_room_and_stops_there(checkout: Checkout) -> None:
 
 
 def test_either_tool_from_scratch_records_the_same_and_evaluations_overlap(finished: Checkout, tmp_path: Path) -> None:
-    other = new(tmp_path / "dvc")
+    other = new_checkout(tmp_path / "dvc", tiny())
     other.sh("dvc repro")
     assert other.computed() == ALL
     cards = {f"export@{name}" for name in ("unime_v2", "reranker")}  # they name the commit, which is another one there

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from checkouts import ENVIRONMENT, ROOT, sh
+from checkouts import ENVIRONMENT, ROOT, new_checkout
 
 from unime import config
 from unime.__main__ import main
@@ -239,19 +238,7 @@ def test_the_command_line_refuses_it(
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Git checkout of this working tree, without artifacts."""
-    folder = tmp_path_factory.mktemp("wrong") / "checkout"
-    ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")  # of .dvc
-    for name in "unime workflow ablations envs .dvc config.yaml dvc.yaml Snakefile pyproject.toml .gitignore .dvcignore".split():
-        source, target = ROOT / name, folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=ignore)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    (folder / "assets/nano-mllm").mkdir(parents=True)
-    (folder / "profiles").symlink_to("workflow/profiles")
-    sh("git init -q && git add -A && git -c user.name=test -c user.email=test@example.org commit -qm test", folder)
-    return folder
+    return new_checkout(tmp_path_factory.mktemp("wrong") / "checkout", yaml.safe_load(GOOD)).root
 
 
 def tried(command: str, wrong: Wrong, checkout: Path) -> subprocess.CompletedProcess[str]:

@@ -40,16 +40,15 @@ PATIENCE = 45
 """Seconds that workers have to end once they were asked to: torchrun gives its own 30 before it kills them."""
 
 
-def end_with_parent() -> None:
-    """Have Linux send this process SIGTERM when its parent ends.
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have Linux send this process a signal when its parent ends; elsewhere nothing is done.
 
     A stage's parent is DVC, which alone can record what the stage makes.  Where DVC is killed, a stage that went on would compute for
     nothing and keep the next run waiting; one that ends leaves its finished parts to it.
     """
     if sys.platform != "linux":
         return
-    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 @contextmanager
@@ -111,7 +110,7 @@ def is_worker() -> bool:
 
 def given() -> Given:
     """This worker's part; its rank is torchrun's, and it ends with torchrun, also while it waits for others inside the driver."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     told = json.loads(os.environ[WORKER])
     outputs = [Path(path) for path in told["outputs"]]
     return Given(int(os.environ["RANK"]), told["threads"], Path(told["scratch"]), told["parallel"], outputs, Path(told["answer"]))
@@ -164,7 +163,7 @@ def _on_nodes(processes: Processes) -> list[str]:
 
 def _die_with_the_owner() -> None:
     """Between fork and exec: have the kernel send SIGTERM when the owner ends, kill -9 included; torchrun and srun pass it on."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:

@@ -20,13 +20,15 @@ class Readers:
         self._config = config
         self._backbones: dict[tuple[str, int, int | None], Any] = {}
 
-    def _reader(self, name: str, folder: Path, items: Items, sizes: Any, setting: str, side: int, **more: Any) -> Reader:
+    def _reader(
+        self, name: str, folder: Path, items: Items, sizes: Any, setting: str, side: int, max_tokens: int | None = None, **more: Any
+    ) -> Reader:
         from unime.backbones import load
         from unime.limits.lengths import Reader
 
-        key = (str(folder), side, more.pop("max_tokens", None))
+        key = (str(folder), side, max_tokens)
         if key not in self._backbones:
-            self._backbones[key] = load(folder, models=self._config.models, image_size=side, max_tokens=key[2], weights=False)
+            self._backbones[key] = load(folder, models=self._config.models, image_size=side, max_tokens=max_tokens, weights=False)
         return Reader(name, self._backbones[key], items, sizes, setting, **more)
 
     def of_set(
@@ -98,6 +100,17 @@ def _pair(query: Any, candidates: Any, form: str) -> list[Any]:
 
     (candidate,) = candidates
     return prompts.judge_turn(query, candidate, form)
+
+
+def copied(folder: Path, out: Path, report: dict[str, Any]) -> None:
+    """Write a set's or task's tables as they are, where nothing is left out, and its report."""
+    import shutil
+
+    from unime import artifacts
+
+    for file in folder.glob("*.parquet"):
+        shutil.copy(file, out / file.name)
+    artifacts.write_json(report, out / "report.json")
 
 
 def with_left_out(report: dict[str, Any], bad: pl.DataFrame, key: str = "left_out") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, named, used, with_left_out
+from unime.doors._filter import Readers, copied, named, used, with_left_out
 from unime.job import Job
 
 
@@ -29,8 +29,6 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> tuple[dict[str, Any], int]:
     """Write one task's or column's tables without what does not fit; its report, and how many rows and candidates were left out."""
-    import shutil
-
     import polars as pl
 
     from unime import artifacts
@@ -58,9 +56,7 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
     rows.refuse_if_asked(config.data.bad_rows, name, pl.concat([bad, dropped]))
     out.mkdir()
     if bad.is_empty() and dropped.is_empty():
-        for file in folder.glob("*.parquet"):
-            shutil.copy(file, out / file.name)
-        artifacts.write_json(report, out / "report.json")
+        copied(folder, out, report)
         return report, 0
 
     if table.is_empty():

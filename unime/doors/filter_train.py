@@ -7,7 +7,7 @@ from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, named, used, with_left_out
+from unime.doors._filter import Readers, copied, named, used, with_left_out
 from unime.job import Job
 
 
@@ -44,9 +44,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
     rows.refuse_if_asked(config.data.bad_rows, name, bad)
     out.mkdir(parents=True)
     if bad.is_empty():
-        for file in folder.glob("*.parquet"):
-            shutil.copy(file, out / file.name)
-        artifacts.write_json(report, out / "report.json")
+        copied(folder, out, report)
         return report | {"too_long": 0}
 
     if table.is_empty():
