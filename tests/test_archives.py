@@ -215,3 +215,13 @@ def test_a_tar_that_shrank_after_it_was_opened_gives_no_half_image(tmp_path: Pat
         file.truncate(2000)
     with pytest.raises(BadImage, match="its bytes cannot be read"):
         archive.read(names[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_start_of_a_member(kind: str, tmp_path: Path):
+    path, members = place(kind, tmp_path)
+    found = archives.Archive(path)
+    for count in (1, 20, 10_000_000):
+        assert [found.start(member, count) for member in members] == [data[:count] for data in PNGS]
+    with pytest.raises(BadImage, match="no such image"):
+        found.start("other", 10)

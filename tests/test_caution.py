@@ -318,3 +318,16 @@ def test_the_report_stage_says_it_on_its_line_on_the_page_and_to_the_cards(tmp_p
         assert "gives the labelled positives 0.045" in shown[0] and sum("training loss rises" in one for one in shown) == 2
         assert sum("chance" in one for one in shown) > len(config.evaluate.tasks) and "gives the labelled positives 0.045" in html
     assert "results/warnings.json" in open_door("export").inputs
+
+
+def test_much_data_left_out_is_told_of_sets_tasks_lists_and_columns() -> None:
+    def report(name: str, lost: int, entries: int = 0, captions: int = 0) -> dict:
+        counts = {"left_out": {"count": lost}, "candidates_left_out": {"count": entries}, "captions_left_out": {"count": captions}}
+        return {"name": name, "sampled": 100, "rows": 100, "queries": 100 - lost, **counts}
+
+    lists, pool = {"candidates": {"most": 10}}, {"candidates": 95}
+    assert warned.of_left_out([report("A", 4)], [report("B", 4, 40) | lists], [report("C", 4, 0, 4) | pool]) == []
+    shown = warned.of_left_out([report("A", 5)], [report("B", 6, 60) | lists], [report("C", 7, 0, 5) | pool])
+    figures = ["A: 5 of 100 rows (5 %)", "B: 6 of 100 rows (6 %)", "C: 7 of 100 rows (7 %)"]
+    figures += ["B: 60 of 1,000 list entries (6 %)", "C: 5 of 100 candidates (5 %)"]
+    assert [one.split(" are left out")[0] for one in shown] == figures

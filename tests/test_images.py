@@ -167,3 +167,34 @@ def test_forked_processes_read_an_archive_that_the_parent_has_open(tmp_path: Pat
 def test_a_bad_image_survives_a_trip_between_processes():
     make, arguments, *_ = BadImage("a.zip", "x.png", "truncated").__reduce__()
     assert str(make(*arguments)) == "a.zip: x.png: truncated"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "long header"])
+def test_a_size_is_known_from_the_beginning_of_a_file_and_of_the_whole_where_that_says_nothing(kind: str, tmp_path: Path):
+    plain = encoded("JPEG", (640, 480)) if kind == "long header" else encoded(kind, (640, 480))
+    data = plain
+    if kind == "long header":  # application data of 200 KB before the frame's size
+        segment = b"\xff\xe5" + (50_002).to_bytes(2, "big") + bytes(50_000)
+        data = plain[:2] + 4 * segment + plain[2:]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a").write_bytes(data + bytes(100_000))
+    zipped(tmp_path / "a.zip", {"a": data + bytes(100_000)})
+    for place in ("folder", "a.zip"):
+        assert images.peek(str(tmp_path / place), "a", 10**6).size == (640, 480)
+        with pytest.raises(BadImage, match="640x480 = 307200 pixels, more than data.max_pixels 1000"):
+            images.peek(str(tmp_path / place), "a", 1000)
+
+
+def test_a_peek_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = encoded("JPEG", (640, 480)) + bytes(5_000_000)
+    path = zipped(tmp_path / "a.zip", {"a": data})
+    read: list[int] = []
+    start = archives.Archive.start
+
+    def counted(self: archives.Archive, member: str, count: int) -> bytes:
+        read.append(len(start(self, member, count)))
+        return start(self, member, count)
+
+    monkeypatch.setattr(archives.Archive, "start", counted)
+    monkeypatch.setattr(archives.Archive, "read", lambda self, member: pytest.fail("the whole file was read"))
+    assert images.peek(path, "a", 10**6).size == (640, 480) and read == [64 * 1024]

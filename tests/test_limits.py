@@ -25,10 +25,10 @@ from unime.backbones import Prompt, load
 from unime.config import parse
 from unime.data.items import Items
 from unime.data.rows import DataError
-from unime.doors._filter import _pair
+from unime.doors._filter import _pair, each
 from unime.job import Job
 from unime.limits import cut
-from unime.limits.lengths import ImageSizes, Reader
+from unime.limits.lengths import ImageSizes, Reader, TextLengths
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,10 +45,20 @@ def worst(query: int, positive: int, pool: list[int], others: int, own: bool) ->
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("others", [1, 2, 4])
-def test_after_a_cut_every_choice_of_candidates_fits_and_none_was_made_without_need(own: bool, others: int) -> None:
+def test_a_cut_leaves_only_prompts_that_fit_and_loses_the_fewest_pairs(own: bool, others: int) -> None:
     rng, cuts, whole = np.random.default_rng(others + 10 * own), 0, 0
+
+    def lost(gone: int) -> int:
+        """Pairs that are lost where the `gone` longest candidates are, counted by trying every prompt."""
+        left = np.sort(np.argsort(-pool)[gone:]).tolist()
+        at = {place: number for number, place in enumerate(left)}
+        count = 0
+        for q, p in zip(query.tolist(), positive.tolist(), strict=True):
+            count += p not in at or worst(q, at[p], pool[left].tolist(), others, own) > room
+        return count
+
     for _ in range(150):
-        pool = rng.integers(1, 30, size=int(rng.integers(2, 8)))
+        pool = rng.permutation(np.arange(1, 30))[: int(rng.integers(2, 8))]
         positive = rng.permutation(np.concatenate([np.arange(len(pool)), rng.integers(0, len(pool), size=3)]))
         query = rng.integers(1, 30, size=len(positive))
         room = int(rng.integers(20, 120))
@@ -69,7 +79,16 @@ def test_after_a_cut_every_choice_of_candidates_fits_and_none_was_made_without_n
             assert worst(int(query[pair]), at[int(positive[pair])], pool[left].tolist(), others, own) <= room
         for pair in np.flatnonzero(found.pairs & ~found.candidates[positive]):  # of those with a candidate that stays, only the ones over
             assert worst(int(query[pair]), at[int(positive[pair])], pool[left].tolist(), others, own) > room
+        assert found.pairs.sum() == min(lost(gone) for gone in range(len(pool) - 1))
+        assert found.candidates.sum() == min(range(len(pool) - 1), key=lost), "no candidate goes without need"
     assert cuts > 20 and whole > 20
+
+
+def test_of_equally_long_candidates_those_go_first_that_cost_fewer_pairs() -> None:
+    found = cut(np.full(5, 10), np.array([0, 0, 1, 2, 3]), np.array([90, 90, 5, 5]), 105, 1, own=False)
+    assert not found.pairs.any()
+    found = cut(np.full(5, 10), np.array([0, 0, 1, 2, 3]), np.array([90, 90, 5, 5]), 170, 1, own=True)
+    assert np.flatnonzero(found.candidates).tolist() == [1] and np.flatnonzero(found.pairs).tolist() == [2]
 
 
 def test_one_long_query_goes_alone_and_so_does_one_long_candidate() -> None:
@@ -95,16 +114,18 @@ def test_lengths_add_up_to_those_of_real_prompts(name: str, form: str, nano: Pat
     backbone = load(nano if name == "nano" else family(name), models=models, weights=False)
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("0.png", png((60, 30)))
-    place = (str(tmp_path / "images.zip"), "0.png")
+        archive.writestr("turned.png", png((200, 30), turned=True))
+    place, turned = (str(tmp_path / "images.zip"), "0.png"), (str(tmp_path / "images.zip"), "turned.png")
     rows = [(f"t{number}", text, "", "") for number, text in enumerate(TEXTS)]
     rows += [
         ("p0", prompts.IMAGE_MARK + "a red ring", *place),
         ("p1", prompts.IMAGE_MARK, *place),
         ("p2", f"see {prompts.IMAGE_MARK}\nit", *place),
+        ("p3", prompts.IMAGE_MARK, *turned),
     ]
     items = Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), 10_000)
     for turn, counts in ((functools.partial(_pair, form=form), [1]), (functools.partial(prompts.list_turn, form=form), [2, 3])):
-        reader = Reader("it", backbone, items, ImageSizes(items), "image_size", turn)
+        reader = Reader("it", backbone, items, TextLengths(backbone, items), ImageSizes(items), "image_size", turn)
         rng, checked = np.random.default_rng(0), 0
         for count in counts:
             for _ in range(25):
@@ -114,7 +135,7 @@ def test_lengths_add_up_to_those_of_real_prompts(name: str, form: str, nano: Pat
                 parts = [reader.as_candidate(id, last=False) for id in shown[:-1]] if count > 1 else []
                 added = reader.frame(count) + reader.as_query(query) + sum(parts) + reader.as_candidate(shown[-1])
                 assert added == real, (query, shown)
-                assert reader.frame(count) + int(reader.rough([query, *shown]).sum()) >= real
+                assert reader.frame(count) + int(reader.upper_bounds([query, *shown]).sum()) >= real
                 checked += 1
         assert checked >= 25
 
@@ -130,9 +151,12 @@ def test_a_prompt_that_is_too_long_all_the_same_is_answered_with_the_remedy_that
 # The stages on own data
 
 
-def png(size: tuple[int, int], colour: int = 0) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (colour, 80, 120)).save(out, "PNG")
+def png(size: tuple[int, int], colour: int = 0, turned: bool = False) -> bytes:
+    """An image; `turned`: whose EXIF data say that it is to be shown turned by 90 degrees."""
+    out, exif = io.BytesIO(), Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    Image.new("RGB", size, (colour, 80, 120)).save(out, "PNG", exif=exif)
     return out.getvalue()
 
 
@@ -164,9 +188,10 @@ class Run:
         for path in outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(path, ignore_errors=True)
-        return door.run(
-            view, Job(item, 1, self.root / "scratch", log=logging.getLogger("test")), door.paths(door.inputs, view, item), outputs
-        )
+        shutil.rmtree(self.root / "scratch", ignore_errors=True)
+        (self.root / "scratch").mkdir()
+        job = Job(item, 1, self.root / "scratch", log=logging.getLogger("test"))
+        return door.run(view, job, door.paths(door.inputs, view, item), outputs)
 
     def train(self) -> tuple[str, pl.DataFrame, dict]:
         self.stage("data_train", "S")
@@ -268,13 +293,13 @@ def test_a_list_is_measured_to_the_token(run: Run) -> None:
 
 
 def test_where_no_list_fits_the_stage_stops_before_anything_is_paid_and_says_what_helps(run: Run) -> None:
-    texts = [f"answer {number} " + "at the top left a small red square and a big blue ring " * 75 for number in range(12)]
+    texts = [f"answer {number} " + "at the top left a small red square and a big blue ring " * 165 for number in range(12)]
     run.rows("train", [{"query_text": f"question {number}", "positive_text": text} for number, text in enumerate(texts)], {})
     with pytest.raises(
         DataError, match=r"none of the 12 pairs.*rows.jsonl: row 1: .*4 longest other candidates.*lower train.reranker.list_neg"
     ):
         run.train()
-    run.raw["models"]["max_length"] = 8192
+    run.raw["models"]["max_length"] = 16384
     _, pairs, _ = run.train()
     assert len(pairs) == 12
 
@@ -369,6 +394,23 @@ def test_the_rerankers_lists_are_bounded_by_the_longest_candidates_of_each_query
         assert queries["candidates"].list.len().to_list() == [11, 10], "the longest of the first list goes too"
 
 
+def test_a_long_candidate_leaves_a_short_list_and_a_query_goes_where_most_of_its_list_would_have_to(run: Run) -> None:
+    short, long = [{"text": f"ring {number}"} for number in range(3)], {"text": "word " * 1340}
+    rows = [{"query_text": f"question {number}", "positive_text": "a ring"} for number in range(4)]
+    rows[0]["candidates"] = [long, short[0]]
+    rows[1]["candidates"] = [*short, long]
+    rows[2] |= {"query_text": "word " * 1352, "candidates": short}
+    rows[3]["candidates"] = [long]
+    run.rows("eval", rows, {})
+    _, queries, report = run.eval()
+    assert queries["row"].to_list() == [0, 1] and queries["candidates"].list.len().to_list() == [2, 4]
+    dropped = [(one["row"], one["reason"][:40]) for one in report["candidates_left_out"]["listed"]]
+    assert dropped == [(1, "candidate 1: with its query and the next"), (2, "candidate 4: with its query and the next")]
+    reasons = {one["row"]: one["reason"] for one in report["left_out"]["listed"]}
+    assert list(reasons) == [3, 4] and all(reason.startswith("its query, its right answer and its can") for reason in reasons.values())
+    assert report["modalities"]["query"] == {"text": 2}
+
+
 # Captions
 
 
@@ -395,11 +437,63 @@ def test_pictures_and_captions_that_no_model_can_read_leave_a_caption_column(run
     pool = artifacts.read_table(folder / "pool.parquet", artifacts.POOL)
     report = artifacts.read_json(folder / "report.json")
     listed = [(one["row"], one["reason"]) for one in report["left_out"]["listed"]]
+    single = report["captions_left_out"]
+    assert report["candidates"] - report["duplicates"] == report["distinct"] == len(pool)
     if direction == "i2t":  # the picture goes as a query; of row 4 one caption stays, and answers it
         assert queries["row"].to_list() == [0, 2, 3, 4, 5] and len(pool) == 11 and queries["right"].list.len().to_list() == [2, 2, 2, 1, 2]
         assert [row for row, _ in listed] == [1]
+        assert [(one["row"], one["reason"].split(":")[0]) for one in single["listed"]] == [(4, "a candidate")] and single["count"] == 1
+        assert report["right"] == {"fewest": 1, "most": 2}
     else:  # the picture goes as a candidate, and both its captions with it
         assert queries["row"].to_list() == [0, 1, 4, 5, 6, 7, 8, 10, 11] and len(pool) == 5
-        assert [row for row, _ in listed] == [1, 1, 4] and "the query: " in listed[2][1]
+        assert [row for row, _ in listed] == [1, 1, 4] and "the query: " in listed[2][1] and single["count"] == 0
     assert all(one["file"] == f"{run.own}/crossmodal/C/captions.parquet" for one in report["left_out"]["listed"])
     assert set(pool["id"]) | set(queries["query"]) == set(artifacts.read_table(folder / "items.parquet", artifacts.ITEMS)["id"])
+
+
+@pytest.mark.parametrize(
+    ("long", "reason"), [(10000, "tokens are more than models.max_length"), (1340, "tokens it would make prompts over")]
+)
+def test_a_caption_too_long_leaves_the_pool_also_where_it_costs_no_query(run: Run, long: int, reason: str) -> None:
+    rows = [(png((40, 30), number), [f"a ring {number}", f"a circle {number}"]) for number in range(6)]
+    rows[4] = (rows[4][0], ["a ring 4", "word " * long])
+    captions(run, rows)
+    run.raw["evaluate"]["crossmodal"] = ["C_i2t"]
+    run.rows("eval", GOOD, IMAGES)
+    run.stage("data_eval", "S")
+    run.stage("data_crossmodal", "C_i2t")
+    said = run.stage("filter_eval")
+    folder = run.root / "results/data/eval/C_i2t"
+    assert len(artifacts.read_table(folder / "pool.parquet", artifacts.POOL)) == 11 and "1 rows or candidates left out" in said
+    queries = artifacts.read_table(folder / "queries.parquet", artifacts.CAPTION_QUERIES)
+    assert queries["right"].list.len().to_list() == [2, 2, 2, 2, 1, 2]
+    report = artifacts.read_json(folder / "report.json")
+    (listed,) = report["captions_left_out"]["listed"]
+    assert listed["row"] == 4 and listed["reason"].startswith("a candidate: ") and reason in listed["reason"]
+    assert report["left_out"]["count"] == 0
+    run.raw["data"]["bad_rows"] = "fail"
+    with pytest.raises(DataError, match=f"{run.own}/crossmodal/C/captions.parquet: row 4: a candidate: "):
+        run.stage("filter_eval")
+
+
+# Kills
+
+
+def test_after_a_kill_the_sets_that_were_measured_are_not_measured_again(tmp_path: Path) -> None:
+    job = Job(None, 1, tmp_path / "scratch", log=logging.getLogger("test"))
+    job.scratch.mkdir()
+    measured: list[str] = []
+
+    def one(name: str, out: Path) -> None:
+        measured.append(name)
+        (out / "pairs").write_text(name)
+        if measured == ["A", "B"]:
+            raise KeyboardInterrupt
+        (out / "report").write_text(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        each(["A", "B", "C"], "sets", job, tmp_path / "out", one)
+    assert not (tmp_path / "out").exists()
+    each(["A", "B", "C"], "sets", job, tmp_path / "out", one)
+    assert measured == ["A", "B", "B", "C"]
+    assert {path.name: path.joinpath("report").read_text() for path in (tmp_path / "out").iterdir()} == {"A": "A", "B": "B", "C": "C"}

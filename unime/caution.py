@@ -40,6 +40,10 @@ LEAKED = 0.01
 """Share of a task's queries whose answer was trained on.  Fewer change its score by less than a point; public sets share a few rows."""
 
 
+MISSING = 0.05
+"""Share of a data set's rows or candidates that are left out.  With fewer a score moves by less than what one training's luck moves it."""
+
+
 class Score(NamedTuple):
     """One model on one task: the share of `n` queries that it got right, and the share that guessing gets right."""
 
@@ -147,6 +151,16 @@ def of_leaks(name: str, queries: int, pairs: int, images: int) -> list[str]:
                 "these rows out of the training sets or of the task"
             )
     return found
+
+
+def of_left_out(name: str, lost: int, rows: int, what: str = "rows") -> list[str]:
+    """The warning that so many of a training set's or task's rows (or other things, `what`) are left out."""
+    if not rows or lost / rows < MISSING:
+        return []
+    return [
+        f"{name}: {lost:,} of {rows:,} {what} ({100 * lost / rows:.0f} %) are left out, so its figures are of another data set than the "
+        "published one; the report's list of what is left out has each one's reason"
+    ]
 
 
 def said(summary: str, warnings: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -60,9 +60,12 @@ class Container(Protocol):
 
     def read(self, member: str) -> bytes: ...
 
+    def start(self, member: str, count: int) -> bytes:
+        """The first `count` bytes, or all where there are fewer."""
+
 
 class Archive:
-    """One place of images.  `find` resolves a row's path to a member name, `read` gives a member's bytes."""
+    """One place of images.  `find` resolves a row's path to a member name, `read` gives a member's bytes, `start` the first of them."""
 
     def __init__(self, path: str):
         self.path = path
@@ -110,6 +113,13 @@ class Archive:
 
     def read(self, member: str) -> bytes:
         """The member's bytes.  Raises BadImage where it is missing, no image file, damaged or unreasonably large."""
+        return self._read(member, self._inside.read)
+
+    def start(self, member: str, count: int) -> bytes:
+        """The member's first `count` bytes, enough for most headers; what follows is neither read nor checked.  Raises BadImage."""
+        return self._read(member, lambda member: self._inside.start(member, count))
+
+    def _read(self, member: str, read: Callable[[str], bytes]) -> bytes:
         if PurePosixPath(member).name.startswith("._"):
             raise BadImage(self.path, member, "a macOS resource fork (._ entry), not an image")
         if not self.has(member):
@@ -118,7 +128,7 @@ class Archive:
             size = self._inside.size(member)
             if size > _MAX_BYTES:
                 raise BadImage(self.path, member, f"{size} bytes, more than {_MAX_BYTES}")
-            return self._inside.read(member)
+            return read(member)
         except (zipfile.BadZipFile, zlib.error, parquet.Torn, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             raise BadImage(self.path, member, f"its bytes cannot be read ({error})") from error
 
@@ -199,6 +209,10 @@ class _Folder:
     def read(self, member: str) -> bytes:
         return Path(self.path, member).read_bytes()
 
+    def start(self, member: str, count: int) -> bytes:
+        with open(os.path.join(self.path, member), "rb") as file:
+            return file.read(count)
+
 
 class _Zip:
     def __init__(self, path: str):
@@ -215,6 +229,10 @@ class _Zip:
 
     def read(self, member: str) -> bytes:
         return self._zip.read(member)
+
+    def start(self, member: str, count: int) -> bytes:
+        with self._zip.open(member) as file:
+            return file.read(count)
 
 
 class _Tar:
@@ -240,6 +258,10 @@ class _Tar:
         if len(data) < size:
             raise EOFError(f"{len(data)} of {size} bytes are there")
         return data
+
+    def start(self, member: str, count: int) -> bytes:
+        start, size = self._index[member]
+        return os.pread(self._file.fileno(), min(size, count), start)
 
 
 @functools.lru_cache(maxsize=_MAX_OPEN)  # what a process has read of an archive, the children forked from it need not

@@ -127,12 +127,7 @@ def _compositional(folder: Path, task: str, what: str, max_pixels: int, bad_rows
     report = {
         "name": task,
         "rows": len(frame),
-        "parts": rows.count(queries["part"]),
-        "queries": len(queries),
-        "distinct_queries": queries["query"].n_unique(),
-        "candidates": 2 * len(queries),
-        "distinct": queries["candidates"].explode().n_unique(),
-        "duplicates": len(queries) - queries.select("query", "candidates").n_unique(),
+        **tables.caption_pair_counts(queries),
         "places": rows.places(frame, "index"),
     }
     return items, queries, pl.DataFrame(schema=artifacts.POOL), {**report, **_damage(items, bad, bad.clear())}

@@ -21,6 +21,7 @@ Image.MAX_IMAGE_PIXELS = None
 Image.init()  # all formats are known before any thread asks
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # a JPEG of several pictures (MPO) is one of the first
+_START = 64 * 1024  # bytes in which almost every image's header lies
 _AHEAD = 4096  # images handed to the decoding threads at a time
 
 # What Pillow's plugins raise for damaged or hostile files: OSError (truncated, unidentified), SyntaxError (PNG, TIFF structure),
@@ -70,6 +71,15 @@ def header(data: bytes, max_pixels: int, file: str, member: str) -> Image.Image:
     if width * height > max_pixels:
         raise BadImage(file, member, f"{width}x{height} = {width * height} pixels, more than data.max_pixels {max_pixels}")
     return image
+
+
+def peek(path: str, member: str, max_pixels: int) -> Image.Image:
+    """The image with its header read and no pixel decoded, of a member that is read only as far as that needs.  Raises BadImage."""
+    place = archive(path)
+    try:
+        return header(place.start(member, _START), max_pixels, path, member)
+    except BadImage:  # its header is longer, or stands at its end, or nothing can be read of it
+        return header(place.read(member), max_pixels, path, member)
 
 
 def check(path: str, member: str, max_pixels: int) -> bytes:

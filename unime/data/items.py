@@ -11,7 +11,7 @@ import polars as pl
 from PIL import Image
 
 from unime import artifacts, prompts
-from unime.data import archives, images
+from unime.data import images
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ class Items:
         row = self._at(id)
         if not self._members[row]:
             return Content(self._texts[row], None)
-        place = self._archives[row], self._members[row]
-        return Content(self._texts[row], images.header(archives.archive(place[0]).read(place[1]), self.max_pixels, *place))
+        return Content(self._texts[row], images.peek(self._archives[row], self._members[row], self.max_pixels))
 
     def text(self, id: str) -> str:
         return self._texts[self._at(id)]

@@ -61,6 +61,9 @@ class Parquet:
             raise Torn("the row holds no bytes of an image")
         return data
 
+    def start(self, member: str, count: int) -> bytes:
+        return self.read(member)[:count]
+
     def _window(self, column: str, number: int) -> list[bytes | None]:
         with self._lock:
             found = self._windows.get((column, number))

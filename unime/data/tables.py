@@ -134,6 +134,12 @@ def modalities(table: pl.DataFrame, items: pl.DataFrame) -> dict[str, int]:
     return rows.count(frame.select(m=pl.format("{} -> {}", rows.kind("query"), rows.kind("positive")))["m"])
 
 
+def query_modalities(table: pl.DataFrame, items: pl.DataFrame) -> dict[str, int]:
+    """How many queries of TASKS show what, as in the report of `tasks`."""
+    own = items.select(pl.col("id").alias("query"), query_text="text", query_path="member")
+    return rows.count(table.join(own, on="query", how="left", maintain_order="left").select(m=rows.kind("query"))["m"])
+
+
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with categories as the strings that they stand for, and lists of one length as lists."""
     kinds = {name: plain_kind(kind) for name, kind in frame.schema.items()}
@@ -248,6 +254,31 @@ def counts(tasks: pl.DataFrame) -> dict[str, Any]:
             "queries": int((lengths != distinct).sum()),
             "queries_where_right": int((as_right["same"] > 1).sum()),
         },
+    }
+
+
+def caption_pair_counts(queries: pl.DataFrame) -> dict[str, Any]:
+    """Counts of CAPTION_QUERIES that bring their two captions along."""
+    return {
+        "parts": rows.count(queries["part"]),
+        "queries": len(queries),
+        "distinct_queries": queries["query"].n_unique(),
+        "candidates": 2 * len(queries),
+        "distinct": queries["candidates"].explode().n_unique(),
+        "duplicates": len(queries) - queries.select("query", "candidates").n_unique(),
+    }
+
+
+def shared_pool_counts(queries: pl.DataFrame, pool: pl.DataFrame, duplicates: int) -> dict[str, Any]:
+    """Counts of CAPTION_QUERIES that share a POOL, whose candidates the source repeats so many times in all."""
+    right = queries["right"].list.len()
+    return {
+        "queries": len(queries),
+        "distinct_queries": queries["query"].n_unique(),
+        "candidates": len(pool) + duplicates,
+        "distinct": len(pool),
+        "duplicates": duplicates,
+        "right": {"fewest": right.min(), "most": right.max()},
     }
 
 

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, copied, named, used, with_left_out
+from unime.doors._filter import Readers, copied, each, lost, named, used, with_left_out
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    readers, kept = Readers(config), 0
-    lost: dict[str, int] = {}
-    names = [*config.evaluate.tasks, *config.evaluate.crossmodal]
-    outputs[0].mkdir()
-    for name in job.track(names, len(names), "tasks"):
-        report, count = filter_task(config, readers, inputs, name, outputs[0] / name)
-        if count:
-            lost[name] = count
-        kept += report["queries"]
-    summary = f"{kept:,} queries of {len(names)} tasks and columns fit the models"
-    if not lost:
+    from unime import artifacts
+
+    readers, names = Readers(config), [*config.evaluate.tasks, *config.evaluate.crossmodal]
+    each(names, "tasks", job, outputs[0], lambda name, out: filter_task(config, readers, inputs, name, out))
+    queries = sum(artifacts.read_json(outputs[0] / name / "report.json")["queries"] for name in names)
+    gone = lost(names, inputs[0], outputs[0])
+    summary = f"{queries:,} queries of {len(names)} tasks and columns fit the models"
+    if not gone:
         return summary
-    return f"{summary}, {sum(lost.values()):,} rows or candidates left out that one could not read ({named(lost)}; report.json)"
+    return f"{summary}, {sum(gone.values()):,} rows or candidates left out that one could not read ({named(gone)}; report.json)"
 
 
-def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> tuple[dict[str, Any], int]:
-    """Write one task's or column's tables without what does not fit; its report, and how many rows and candidates were left out."""
+def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> None:
+    """Write one task's or column's tables without what does not fit, and its report, to the folder `out`."""
     import polars as pl
 
     from unime import artifacts
@@ -39,42 +35,40 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
     from unime.limits.places import Places
 
     folder, base, reranker = inputs[0] / name, inputs[1], inputs[2]
-    captions = (folder / "pool.parquet").exists()
+    of_captions = (folder / "pool.parquet").exists()
     items = artifacts.read_table(folder / "items.parquet", artifacts.ITEMS)
-    schema = artifacts.CAPTION_QUERIES if captions else artifacts.TASKS
+    schema = artifacts.CAPTION_QUERIES if of_captions else artifacts.TASKS
     before = artifacts.read_table(folder / "queries.parquet", schema)
-    pool = artifacts.read_table(folder / "pool.parquet", artifacts.POOL) if captions else pl.DataFrame(schema=artifacts.POOL)
+    pool = artifacts.read_table(folder / "pool.parquet", artifacts.POOL) if of_captions else pl.DataFrame(schema=artifacts.POOL)
     report = artifacts.read_json(folder / "report.json")
     places = Places(report.pop("places"))
     pooled = len(pool) > 0
-    read = readers.of_task(Items(items, config.data.max_pixels, str(folder)), base, reranker, captions and not pooled)
+    read = readers.of_task(Items(items, config.data.max_pixels, str(folder)), base, reranker, of_captions and not pooled)
     if pooled:
-        table, pool, bad = tasks.fitting_pool(before, pool, *read, places)
-        dropped = bad.clear()
+        table, pool, bad, dropped = tasks.fitting_pool(before, pool, *read, places)
     else:
         table, bad, dropped = tasks.fitting_lists(before, *read, places)
     rows.refuse_if_asked(config.data.bad_rows, name, pl.concat([bad, dropped]))
-    out.mkdir()
     if bad.is_empty() and dropped.is_empty():
         copied(folder, out, report)
-        return report, 0
+        return
 
     if table.is_empty():
         file, row, reason = bad.row(0)
         raise DataError(f"{folder}: none of the {len(before):,} queries of {name} fits the models; {file}: row {row}: {reason}")
     artifacts.write_table(table, out / "queries.parquet", schema)
-    if captions:
+    left = used(items, table["query"], table["candidates"].explode(), pool["id"])
+    artifacts.write_table(left, out / "items.parquet", artifacts.ITEMS)
+    if of_captions:
         artifacts.write_table(pool, out / "pool.parquet", artifacts.POOL)
-        distinct = len(pool) or table["candidates"].explode().n_unique()
-        report |= {"queries": len(table), "distinct_queries": table["query"].n_unique(), "distinct": distinct}
+        report |= tables.shared_pool_counts(table, pool, report["duplicates"]) if pooled else tables.caption_pair_counts(table)
     else:
-        report |= tables.counts(table)
-    artifacts.write_table(used(items, table["query"], table["candidates"].explode(), pool["id"]), out / "items.parquet", artifacts.ITEMS)
+        queries = tables.query_modalities(table, left)
+        report |= tables.counts(table) | {"modalities": report["modalities"] | {"query": queries}}
     report = with_left_out(report, bad)
     if len(dropped):
-        report = with_left_out(report, dropped, "candidates_left_out")
+        report = with_left_out(report, dropped, "captions_left_out" if of_captions else "candidates_left_out")
     artifacts.write_json(report, out / "report.json")
-    return report, len(bad) + len(dropped)
 
 
 DOOR = Door(

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from unime.config import View
 from unime.door import Door
-from unime.doors._filter import Readers, copied, named, used, with_left_out
+from unime.doors._filter import Readers, copied, each, lost, named, used, with_left_out
 from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    readers, kept = Readers(config), 0
-    lost: dict[str, int] = {}
-    for name in job.track(config.data.train_sets, len(config.data.train_sets), "training sets"):
-        report = filter_set(config, readers, inputs, name, outputs[0] / name)
-        if report["too_long"]:
-            lost[name] = report["too_long"]
-        kept += report["pairs"]
-    summary = f"{kept:,} pairs of {len(config.data.train_sets)} sets fit the models"
-    return f"{summary}, {sum(lost.values()):,} left out that one could not read ({named(lost)}; report.json)" if lost else summary
+    from unime import artifacts
+
+    readers, names = Readers(config), config.data.train_sets
+    each(names, "training sets", job, outputs[0], lambda name, out: filter_set(config, readers, inputs, name, out))
+    pairs = sum(artifacts.read_json(outputs[0] / name / "report.json")["pairs"] for name in names)
+    gone = lost(names, inputs[0], outputs[0])
+    summary = f"{pairs:,} pairs of {len(names)} sets fit the models"
+    return f"{summary}, {sum(gone.values()):,} left out that one could not read ({named(gone)}; report.json)" if gone else summary
 
 
-def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> dict[str, Any]:
-    """Write one set's tables without the rows that do not fit; its report."""
+def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, out: Path) -> None:
+    """Write one set's tables without the rows that do not fit, and its report, to the folder `out`."""
     import shutil
 
     from unime import artifacts
@@ -42,10 +40,9 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
     alone, shown = readers.of_set(Items(items, config.data.max_pixels, str(folder)), base, judge, reranker, embedder)
     table, bad = fitting(pairs, alone, shown, places)
     rows.refuse_if_asked(config.data.bad_rows, name, bad)
-    out.mkdir(parents=True)
     if bad.is_empty():
         copied(folder, out, report)
-        return report | {"too_long": 0}
+        return
 
     if table.is_empty():
         file, row, reason = bad.row(0)
@@ -62,9 +59,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
     counts = {"pairs": len(table), "queries": table["query"].n_unique(), "candidates": table["positive"].n_unique()}
     counts["labels_not_drawn"] = len(labels)
     counts["modalities"] = tables.modalities(table, items)
-    report = with_left_out(report | counts, bad)
-    artifacts.write_json(report, out / "report.json")
-    return report | {"too_long": len(bad)}
+    artifacts.write_json(with_left_out(report | counts, bad), out / "report.json")
 
 
 DOOR = Door(

@@ -41,6 +41,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     section = crossmodal.section(captions) if columns else ""
     figures = artifacts.read_json(mining / "mining.json")
     warnings = [
+        *warned.of_left_out(train, evaluation, shown),
         *warned.of_mining(figures),
         *warned.of_trainings(trained),
         *warned.of_scores(scores([*tasks, *columns]), data_eval, tasks, columns),

@@ -4,7 +4,7 @@
 2. An item alone, a query with a candidate, and a query with the longest list that it may be shown with must not be longer than
    models.max_length.  Nothing is ever cut off, so a longer prompt would stop the stage that meets it.
 3. In a training set any candidate may be mined for any query, so a query is measured against the longest candidates of its set.  Where
-   not all of them fit, either long candidates go or long queries: `cut` takes what loses the fewest rows.
+   not all of them fit, either long candidates go or long queries: `cut` takes the way that loses the fewest rows.
 
 Refused: lengths in characters or in UTF-8 bytes (a row would be left out that fits), and a check of every query with every candidate.
 """
@@ -26,38 +26,58 @@ class Cut(NamedTuple):
 
 
 def cut(query: np.ndarray, candidate: np.ndarray, pool: np.ndarray, room: int, others: int, *, own: bool) -> Cut:
-    """The pairs and candidates that must go so that every prompt has at most `room` tokens, the fewest pairs that a cut by length loses.
+    """The pairs and candidates that must go so that every prompt has at most `room` tokens.
 
     `query` (m,) are the tokens of each pair's query, `candidate` (m,) the place of its positive in the pool and `pool` (P,) the tokens of
     the candidates.  A prompt shows the query and `others` distinct candidates of the pool, whichever these are; with `own` the pair's
     positive too.
+
+    Candidates go longest first, and with each of them the pairs whose positive it is; then the pairs go whose query still makes a prompt
+    that is too long.  Of all numbers of candidates that may go (two must stay), the one that loses the fewest pairs is taken.
     """
     size = len(pool)
-    others = min(others, size - 1 if own else size)
-    order = np.argsort(-pool, kind="stable")
-    longest_first = pool[order]
+    pairs_of = np.bincount(candidate, minlength=size)
+    order = np.lexsort((pairs_of, -pool))  # of equally long candidates those first that cost fewer pairs
     rank = np.empty(size, dtype=np.int64)
     rank[order] = np.arange(size)
     own_rank = rank[candidate]
+    own_length = pool[candidate]
 
-    # sums[k]: the longest `others` candidates where the k longest of all are gone
-    total = np.concatenate([[0], np.cumsum(longest_first)])
-    sums = total[others:] - total[: size - others + 1]
-    fixed = query + pool[candidate] if own else query
+    others = min(others, size - own)
+    without_own = _sums_of_longest(pool[order], others)
+    with_own = _sums_of_longest(pool[order], others + 1)
+    # As long as so many candidates are gone, the pair's positive is not among the next ones, so it is shown beside the longest `others`.
+    # From then on it is one of the longest `others` + 1 that are left, and these are the prompt.
+    apart = np.maximum(own_rank - others, 0)
 
-    def longest(k: int) -> np.ndarray:
-        """Tokens of each pair's longest prompt where the k longest candidates are gone, for pairs whose positive is not."""
-        needed = fixed + sums[k]
+    def needed(gone: np.ndarray | int) -> np.ndarray:
+        """Tokens of each pair's longest prompt where so many of the longest candidates are gone, for pairs whose positive is not."""
         if not own:
-            return needed
-        next_one = longest_first[k + others] if k + others < size else 0
-        among = (own_rank >= k) & (own_rank < k + others)  # the positive is no other candidate of its own pair: the next takes its place
-        return np.where(among, needed - pool[candidate] + next_one, needed)
+            return query + without_own[gone]
+        return np.where(gone < apart, query + own_length + without_own[gone], query + with_own[gone])
 
-    best = 0
-    if longest(0).max(initial=0) > room:
-        gone = np.searchsorted(np.sort(own_rank), np.arange(len(sums)))  # pairs whose positive is among the k longest
-        over = len(fixed) - np.searchsorted(np.sort(fixed), room - sums, side="right")
-        best = int(np.argmin(gone + over))
-    needed = longest(best)
-    return Cut(rank < best, (own_rank < best) | (needed > room), needed)
+    # Of each pair the smallest number of candidates that must go before all its prompts fit.  It is lost with more than its rank.
+    if own:
+        first = _first_at_most(without_own, room - query - own_length)
+        first = np.where(first < apart, first, np.maximum(apart, _first_at_most(with_own, room - query)))
+    else:
+        first = _first_at_most(without_own, room - query)
+    kept = first <= own_rank
+    change = np.bincount(first[kept], minlength=size + 1) - np.bincount(own_rank[kept] + 1, minlength=size + 1)
+    most = max(1, size - 1)  # two candidates are left, or there would be nothing to tell apart
+    gone = int(np.argmax(np.cumsum(change)[:most]))  # the first of the best: no candidate goes without need
+    tokens = needed(gone)
+    return Cut(rank < gone, (own_rank < gone) | (tokens > room), tokens)
+
+
+def _sums_of_longest(longest_first: np.ndarray, count: int) -> np.ndarray:
+    """(P,) int64: the sum of the `count` longest candidates (all, where fewer are left) once the k longest are gone, k = 0 ... P - 1."""
+    total = np.concatenate([[0], np.cumsum(longest_first)])
+    start = np.arange(len(longest_first))
+    end = np.minimum(start + count, len(longest_first))
+    return total[end] - total[start]
+
+
+def _first_at_most(falling: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """(m,) int64: where the falling numbers are first at most each bound; their length where they never are."""
+    return np.searchsorted(-falling, -bounds, side="left")

@@ -42,12 +42,31 @@ class ImageSizes:
         self._known: dict[tuple[str, str], tuple[int, int]] = {}
 
     def of(self, id: str) -> tuple[int, int]:
+        """(width, height) of the item's image.  Only for an item that has one."""
         place = self._items.image_place(id)
         if place not in self._known:
             image = self._items.peek(id).image
             assert image is not None
             self._known[place] = image.size
         return self._known[place]
+
+
+class TextLengths:
+    """Tokens of items' texts by one model's tokenizer, each text tokenized once for all readers that use this model."""
+
+    def __init__(self, backbone: Backbone, items: Items) -> None:
+        self._backbone, self._items = backbone, items
+        self._known: dict[str, int] = {}
+
+    def of(self, ids: Sequence[str]) -> list[int]:
+        """Tokens of each item's text without image marks."""
+        new = [id for id in dict.fromkeys(ids) if id not in self._known]
+        for start in range(0, len(new), BATCH):
+            some = new[start : start + BATCH]
+            texts = [self._items.text(id).replace(prompts.IMAGE_MARK, "") for id in some]
+            found = self._backbone.tokens([self._backbone.texts.literal(text) for text in texts])
+            self._known.update(zip(some, map(len, found), strict=True))
+        return [self._known[id] for id in ids]
 
 
 @dataclass
@@ -61,21 +80,22 @@ class Reader:
     name: str
     backbone: Backbone
     items: Items
+    texts: TextLengths
     sizes: ImageSizes
     image_size: str
     turn: Turn | None = None
     remedy: str = ""
     _pictures: dict[tuple[int, int], Picture | str] = field(default_factory=dict)
-    _rough: dict[str, int] = field(default_factory=dict)
     _frames: dict[int, int] = field(default_factory=dict)
 
     @property
-    def most(self) -> int:
+    def max_length(self) -> int:
+        """models.max_length: the most tokens that a prompt may have."""
         return int(self.backbone.models.max_length)
 
     # Images
 
-    def visual(self, id: str) -> int:
+    def image_tokens(self, id: str) -> int:
         """Tokens of the item's image, 0 without one."""
         found = self.picture(id)
         return found.tokens if isinstance(found, Picture) else 0
@@ -118,11 +138,11 @@ class Reader:
         """Tokens of the embedder's input for the stand-in."""
         return self.backbone.length(self.backbone.item_prompt(STAND_IN))
 
-    def frame(self, shown: int) -> int:
+    def frame(self, candidates: int) -> int:
         """Tokens of a prompt that shows so many stand-ins to a stand-in."""
-        if shown not in self._frames:
-            self._frames[shown] = self._prompt(STAND_IN, [STAND_IN] * shown)
-        return self._frames[shown]
+        if candidates not in self._frames:
+            self._frames[candidates] = self._prompt(STAND_IN, [STAND_IN] * candidates)
+        return self._frames[candidates]
 
     def as_query(self, id: str) -> int:
         """Tokens that the item adds as a prompt's query."""
@@ -141,24 +161,18 @@ class Reader:
 
     # A quick bound
 
-    def rough(self, ids: Sequence[str]) -> np.ndarray:
-        """(n,) int64: tokens that each item adds to a prompt, at most."""
-        new = [id for id in dict.fromkeys(ids) if id not in self._rough]
-        for start in range(0, len(new), BATCH):
-            some = new[start : start + BATCH]
-            texts = [self.items.text(id).replace(prompts.IMAGE_MARK, "") for id in some]
-            found = self.backbone.tokens([self.backbone.texts.literal(text) for text in texts])
-            for id, tokens in zip(some, found, strict=True):
-                self._rough[id] = len(tokens) + self.visual(id) + JOINT
-        return np.array([self._rough[id] for id in ids], dtype=np.int64)
+    def upper_bounds(self, ids: Sequence[str]) -> np.ndarray:
+        """(n,) int64: the most tokens that each item can add to a prompt."""
+        found = [text + self.image_tokens(id) + JOINT for id, text in zip(ids, self.texts.of(ids), strict=True)]
+        return np.array(found, dtype=np.int64)
 
     def advice(self, ids: Sequence[str]) -> str:
         """What can be done about a prompt of these items that is too long."""
         ways = ["raise models.max_length"]
         if self.remedy:
             ways.append(self.remedy)
-        texts = sum(self._rough.get(id, 0) - self.visual(id) for id in ids)
-        images = sum(self.visual(id) for id in ids)
+        texts = sum(self.texts.of(ids))
+        images = sum(self.image_tokens(id) for id in ids)
         if images:
             ways.append(f"set {self.image_size} ({self.backbone.image_size} now) to fewer pixels")
         if texts > images:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
 
-from unime.limits import Cut, cut
+from unime.limits import cut
 from unime.limits.lengths import Reader, image_problem
 from unime.limits.places import Places
 
@@ -60,60 +61,57 @@ def of_sides(pairs: pl.DataFrame, problems: dict[str, str | None]) -> list[str |
 def alone(reader: Reader, ids: Sequence[str]) -> dict[str, str | None]:
     """Of each item why it cannot be embedded: more tokens than models.max_length, or a text that the model cannot be given."""
     problems: dict[str, str | None] = dict.fromkeys(ids)
-    bounds = reader.rough(ids) + reader.template
-    for place in np.flatnonzero(bounds > reader.most):
+    bounds = reader.upper_bounds(ids) + reader.template
+    for place in np.flatnonzero(bounds > reader.max_length):
         id = ids[place]
-        if (tokens := reader.alone(id)) > reader.most:
-            problems[id] = f"{tokens:,} tokens are more than models.max_length ({reader.most:,}) in {reader.name}; {reader.advice([id])}"
+        tokens = reader.alone(id)
+        if tokens > reader.max_length:
+            problems[id] = f"{tokens:,} tokens are more than {limit(reader)}; {reader.advice([id])}"
     return problems
 
 
+def limit(reader: Reader) -> str:
+    """The bound on a prompt's tokens, in words."""
+    return f"models.max_length ({reader.max_length:,}) in {reader.name}"
+
+
 def _of_prompts(pairs: pl.DataFrame, reader: Reader, others: int, own: bool) -> list[str | None]:
-    pool = pairs["positive"].unique(maintain_order=True)
-    if pairs.is_empty() or len(pool) <= own:
-        return [None] * len(pairs)
-    others = min(others, len(pool) - own)
-    room = reader.most - reader.frame(others + own)
-    longest = np.sort(reader.rough(pool.to_list()))[::-1][: others + own].sum()
-    if int(reader.rough(pairs["query"].to_list()).max()) + int(longest) <= room:
-        return [None] * len(pairs)
-
-    asked = pairs["query"].unique(maintain_order=True).to_list()
-    query = dict(zip(asked, map(reader.as_query, asked), strict=True))
-    pool_ids = pool.to_list()
-    last = np.array([reader.as_candidate(id) for id in pool_ids], dtype=np.int64)
-    lengths = last
-    if others + own > 1:  # any candidate may stand last: what the end of a prompt costs more than the next candidate's number
-        lengths = np.array([reader.as_candidate(id, last=False) for id in pool_ids], dtype=np.int64)
-        room -= max(0, int((last - lengths).max()))
-    at = {id: place for place, id in enumerate(pool_ids)}
-    positive = np.array([at[id] for id in pairs["positive"]], dtype=np.int64)
-    queries = np.array([query[id] for id in pairs["query"]], dtype=np.int64)
-    found = cut(queries, positive, lengths, room, others, own=own)
-    return _reasons(pairs, reader, found, lengths, positive, queries, reader.most - room, others, own)
-
-
-def _reasons(
-    pairs: pl.DataFrame,
-    reader: Reader,
-    found: Cut,
-    lengths: np.ndarray,
-    positive: np.ndarray,
-    queries: np.ndarray,
-    frame: int,
-    others: int,
-    own: bool,
-) -> list[str | None]:
+    """Of each pair the reason why one of its prompts can be too long; None where all fit."""
     reasons: list[str | None] = [None] * len(pairs)
+    pool = pairs["positive"].unique(maintain_order=True).to_list()
+    if pairs.is_empty() or len(pool) <= own:
+        return reasons
+    others = min(others, len(pool) - own)
+    listed = others + own
+    longest = np.sort(reader.upper_bounds(pool))[::-1][:listed].sum()
+    if reader.frame(listed) + int(reader.upper_bounds(pairs["query"].to_list()).max()) + int(longest) <= reader.max_length:
+        return reasons
+
+    queries = _tokens_of(pairs["query"].unique(maintain_order=True).to_list(), reader.as_query)
+    last = _tokens_of(pool, reader.as_candidate)
+    candidates = last
+    frame = reader.frame(listed)
+    if listed > 1:
+        # Any candidate may stand last.  A prompt's end costs more or less than the number of a next candidate, the most for one of them.
+        candidates = _tokens_of(pool, functools.partial(reader.as_candidate, last=False))
+        frame += max(0, *(last[id] - candidates[id] for id in pool))
+    at = {id: place for place, id in enumerate(pool)}
+    query = np.array([queries[id] for id in pairs["query"]], dtype=np.int64)
+    positive = np.array([at[id] for id in pairs["positive"]], dtype=np.int64)
+    found = cut(query, positive, np.array(list(candidates.values()), dtype=np.int64), reader.max_length - frame, others, own=own)
+
+    with_candidates = f"the {others} longest other candidates" if others > 1 else "the longest other candidate"
     for place in np.flatnonzero(found.pairs):
-        ids = list(pairs.select("query", "positive").row(int(place)))
-        shown = int(lengths[positive[place]])
+        query_id, positive_id = pairs["query"][int(place)], pairs["positive"][int(place)]
         if found.candidates[positive[place]]:
-            said = f"its positive of {shown:,} tokens is a candidate too long for the set's queries: a prompt would be"
+            what = f"its positive of {candidates[positive_id]:,} tokens is a candidate too long for the set's queries: a prompt would be"
         else:
-            with_own = f", its positive of {shown:,}" if own else ""
-            most = f"{others} longest other candidates" if others > 1 else "longest other candidate"
-            said = f"its query of {queries[place]:,} tokens{with_own} and the {most} of the set make a prompt"
-            said += f" of {frame + found.needed[place]:,} tokens,"
-        reasons[place] = f"{said} over models.max_length ({reader.most:,}) in {reader.name}; {reader.advice(ids)}"
+            with_own = f", its positive of {candidates[positive_id]:,}" if own else ""
+            what = f"its query of {queries[query_id]:,} tokens{with_own} and {with_candidates} of the set make a prompt"
+            what += f" of {frame + found.needed[place]:,} tokens,"
+        reasons[place] = f"{what} over {limit(reader)}; {reader.advice([query_id, positive_id])}"
     return reasons
+
+
+def _tokens_of(ids: Sequence[str], measure: Callable[[str], int]) -> dict[str, int]:
+    return {id: measure(id) for id in ids}

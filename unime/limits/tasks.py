@@ -15,7 +15,7 @@ from unime import artifacts
 from unime.limits import cut
 from unime.limits.lengths import Reader, image_problem
 from unime.limits.places import Places
-from unime.limits.sets import alone
+from unime.limits.sets import alone, limit
 
 Bad = tuple[int, str]
 """`row` of a query, and the reason why it, or one of its candidates, is left out."""
@@ -28,21 +28,22 @@ def problems_of(ids: Sequence[str], embedder: Reader, reranker: Reader) -> dict[
     return found | alone(embedder, good)
 
 
-class Shown:
-    """Lengths of a reranker's prompts that show a query to its `most` best candidates, whichever these are."""
+class ListLengths:
+    """Lengths of a reranker's prompts that show a query to `size` of its candidates at a time, whichever these are."""
 
-    def __init__(self, reranker: Reader, most: int) -> None:
-        self.reader, self.most = reranker, most
+    def __init__(self, reranker: Reader, size: int) -> None:
+        self.reader, self.size = reranker, size
         self._query: dict[str, int] = {}
         self._candidate: dict[str, int] = {}
         self._last: dict[str, int] = {}
 
-    def proven(self, queries: Sequence[str], candidates: Sequence[str]) -> bool:
+    def surely_fit(self, queries: Sequence[str], candidates: Sequence[str]) -> bool:
         """Whether a quick bound shows that every prompt fits."""
-        longest = np.sort(self.reader.rough(candidates))[::-1][: self.most].sum()
-        return self.reader.frame(self.most) + int(self.reader.rough(queries).max()) + int(longest) <= self.reader.most
+        longest = np.sort(self.reader.upper_bounds(candidates))[::-1][: self.size].sum()
+        return self.reader.frame(self.size) + int(self.reader.upper_bounds(queries).max()) + int(longest) <= self.reader.max_length
 
     def query(self, id: str) -> int:
+        """Tokens that the item adds to a prompt as its query."""
         if id not in self._query:
             self._query[id] = self.reader.as_query(id)
         return self._query[id]
@@ -50,7 +51,7 @@ class Shown:
     def candidate(self, id: str) -> int:
         """Tokens of a candidate that another may follow."""
         if id not in self._candidate:
-            self._candidate[id] = self.reader.as_candidate(id, last=self.most == 1)
+            self._candidate[id] = self.reader.as_candidate(id, last=self.size == 1)
         return self._candidate[id]
 
     def last(self, id: str) -> int:
@@ -59,28 +60,28 @@ class Shown:
             self._last[id] = self.reader.as_candidate(id) - self.candidate(id)
         return self._last[id]
 
-    def needed(self, query: str, candidates: Sequence[str]) -> int:
-        """Tokens of the longest prompt of this query and some of its candidates; these are sorted by length."""
-        shown = candidates[-self.most :]
-        end = max(0, *(self.last(id) for id in shown))
-        return self.reader.frame(len(shown)) + self.query(query) + sum(self.candidate(id) for id in shown) + end
+    def longest(self, query: str, candidates: Sequence[str]) -> int:
+        """Tokens of the longest prompt of this query and some of its candidates, which are sorted by length, the longest last."""
+        listed = candidates[-self.size :]
+        end = max(0, *(self.last(id) for id in listed))
+        return self.reader.frame(len(listed)) + self.query(query) + sum(self.candidate(id) for id in listed) + end
 
 
 def fitting_lists(
-    table: pl.DataFrame, embedder: Reader, reranker: Reader, most: int, places: Places
+    table: pl.DataFrame, embedder: Reader, reranker: Reader, size: int, places: Places
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """(TASKS that fit, left-out queries, left-out candidates), the last two as (file, row, reason).
 
-    Also of CAPTION_QUERIES that bring their two captions along.
+    The reranker is shown `size` candidates at a time.  Also of CAPTION_QUERIES that bring their two captions along.
     """
     queries = table["query"].unique(maintain_order=True).to_list()
     candidates = table["candidates"].explode().unique(maintain_order=True).to_list()
     problems = problems_of(list(dict.fromkeys([*queries, *candidates])), embedder, reranker)
     good = [id for id in candidates if problems[id] is None]
     asked = [id for id in queries if problems[id] is None]
-    shown = Shown(reranker, most)
-    proven = not good or not asked or shown.proven(asked, good)
-    if proven and all(problem is None for problem in problems.values()):
+    lengths = ListLengths(reranker, size)
+    all_fit = not good or not asked or lengths.surely_fit(asked, good)
+    if all_fit and all(problem is None for problem in problems.values()):
         return table, places.named(_frame([])), places.named(_frame([]))
 
     kept: list[dict[str, object]] = []
@@ -88,7 +89,7 @@ def fitting_lists(
     dropped: list[Bad] = []
     for row in table.iter_rows(named=True):
         right = _right(row)
-        reason, without = _one(row["query"], row["candidates"], right, problems, None if proven else shown)
+        reason, without = _one(row["query"], row["candidates"], right, problems, None if all_fit else lengths)
         if reason is not None:
             lost.append((row["row"], reason))
             continue
@@ -110,9 +111,9 @@ def _place(row: Mapping[str, object], candidates: list[str], right: str) -> dict
 
 
 def _one(
-    query: str, candidates: Sequence[str], right: str, problems: Mapping[str, str | None], shown: Shown | None
+    query: str, candidates: Sequence[str], right: str, problems: Mapping[str, str | None], lengths: ListLengths | None
 ) -> tuple[str | None, dict[str, str]]:
-    """Why a query is left out, or None, and the wrong candidates that are, each with its reason.  No `shown`: its prompts fit."""
+    """Why a query is left out, or None, and the wrong candidates that are, each with its reason.  No `lengths`: its prompts fit."""
     if problems[query] is not None:
         return f"the query: {problems[query]}", {}
     if problems[right] is not None:
@@ -120,77 +121,104 @@ def _one(
     distinct = list(dict.fromkeys(candidates))
     without = {id: str(problems[id]) for id in distinct if problems[id] is not None}
     left = [id for id in distinct if id not in without]
-    if shown is not None:
-        left.sort(key=shown.candidate)
-        while (tokens := shown.needed(query, left)) > shown.reader.most:
-            wrong = [id for id in left if id != right]
-            what = f"a prompt of {tokens:,} tokens, over models.max_length ({shown.reader.most:,}) in {shown.reader.name}"
-            if len(wrong) < max(2, shown.most):
-                return f"its query, its right answer and its candidates make {what}; {shown.reader.advice([query, right])}", {}
-            without[wrong[-1]] = f"with its query and the next longest candidates it makes {what}; {shown.reader.advice([wrong[-1]])}"
-            left.remove(wrong[-1])
+    if lengths is not None and len(left) > 1:
+        too_long = _without_longest(query, left, right, lengths)
+        if isinstance(too_long, str):
+            return too_long, {}
+        without |= too_long
+        left = [id for id in left if id not in too_long]
     if len(left) == 1 and len(distinct) > 1:
         return f"no candidate is left beside the right one; the first left out: {next(iter(without.values()))}", {}
     return None, without
 
 
-def fitting_pool(
-    table: pl.DataFrame, pool: pl.DataFrame, embedder: Reader, reranker: Reader, most: int, places: Places
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """(CAPTION_QUERIES that fit, their POOL, left-out queries as (file, row, reason)), of a retrieval in which all share the pool.
+def _without_longest(query: str, candidates: Sequence[str], right: str, lengths: ListLengths) -> dict[str, str] | str:
+    """The longest wrong candidates without which the query's prompts fit, each with its reason; or why the query must go.
 
-    A candidate of the pool that does not fit leaves it, and with it the queries that have no other right answer.
+    It must go where more than half of its wrong candidates would have to: then the query or its right answer is what is too long, and
+    a list cut so short would be an easier question than the one that was asked.
     """
+    reader = lengths.reader
+    left = sorted(candidates, key=lengths.candidate)
+    wrong = [id for id in left if id != right]
+    fewest = max(1, (len(wrong) + 1) // 2)
+    without: dict[str, str] = {}
+    while (tokens := lengths.longest(query, left)) > reader.max_length:
+        what = f"a prompt of {tokens:,} tokens, over {limit(reader)}"
+        if len(wrong) == fewest:
+            return f"its query, its right answer and its candidates make {what}; {reader.advice([query, right])}"
+        longest = wrong.pop()
+        left.remove(longest)
+        without[longest] = f"with its query and the next longest candidates it makes {what}; {reader.advice([longest])}"
+    return without
+
+
+def fitting_pool(
+    table: pl.DataFrame, pool: pl.DataFrame, embedder: Reader, reranker: Reader, size: int, places: Places
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """(CAPTION_QUERIES that fit, their POOL, left-out queries, left-out candidates) of a retrieval in which all share the pool, the last
+    two as (file, row, reason).
+
+    A candidate of the pool that does not fit leaves it, and with it the queries that have no other right answer.  It is listed with each
+    of these, or by itself where it costs no query.
+    """
+    row_of: dict[str, int] = {}
+    for row, right in table.select("row", "right").iter_rows():
+        for id in right:
+            row_of.setdefault(id, row)
     queries = table["query"].unique(maintain_order=True).to_list()
     problems = problems_of(list(dict.fromkeys([*queries, *pool["id"]])), embedder, reranker)
+    gone: dict[str, str] = {}
+    named: set[str] = set()
     lost: list[Bad] = []
 
-    def without(gone: Mapping[str, str], over: Mapping[str, str]) -> None:
-        """Take candidates out of the pool, and queries out of the table."""
+    def leave_out(candidates: Mapping[str, str], asked: Mapping[str, str]) -> None:
+        """Take candidates out of the pool, and queries out of the table, each with its reason."""
         nonlocal table, pool
+        gone.update((id, candidates[id]) for id in pool["id"] if id in candidates)
         kept = []
         for row in table.iter_rows(named=True):
             right = [id for id in row["right"] if id not in gone]
-            if row["query"] in over:
-                lost.append((row["row"], f"the query: {over[row['query']]}"))
+            if row["query"] in asked:
+                lost.append((row["row"], f"the query: {asked[row['query']]}"))
             elif not right:
                 lost.append((row["row"], f"the right answer: {gone[row['right'][0]]}"))
+                named.update(row["right"])
             else:
                 kept.append(row | {"right": right})
         table = pl.DataFrame(kept, schema=artifacts.CAPTION_QUERIES)
         pool = pool.filter(~pl.col("id").is_in(list(gone)))
 
-    bad = {id: problem for id, problem in problems.items() if problem is not None}
-    if bad:
-        without(bad, bad)
-    shown = Shown(reranker, min(most, max(1, len(pool))))
-    if len(table) and not shown.proven(table["query"].to_list(), pool["id"].to_list()):
-        gone, over = _too_long(table, pool, shown)
-        without(gone, over)
-    return table, pool, places.named(_frame(sorted(lost)))
+    unreadable = {id: problem for id, problem in problems.items() if problem is not None}
+    if unreadable:
+        leave_out(unreadable, unreadable)
+    lengths = ListLengths(reranker, min(size, max(1, len(pool))))
+    if len(table) and not lengths.surely_fit(table["query"].to_list(), pool["id"].to_list()):
+        leave_out(*_too_long(table, pool, lengths))
+    dropped = [(row_of[id], f"a candidate: {reason}") for id, reason in gone.items() if id not in named]
+    return table, pool, places.named(_frame(sorted(lost))), places.named(_frame(sorted(dropped)))
 
 
-def _too_long(table: pl.DataFrame, pool: pl.DataFrame, shown: Shown) -> tuple[dict[str, str], dict[str, str]]:
+def _too_long(table: pl.DataFrame, pool: pl.DataFrame, lengths: ListLengths) -> tuple[dict[str, str], dict[str, str]]:
     """Candidates and queries that must go, each with its reason, so that the reranker can read every query with any candidates."""
+    reader = lengths.reader
     at = {id: place for place, id in enumerate(pool["id"])}
     pairs = table.select("query", "right").explode("right")
-    lengths = np.array([shown.candidate(id) for id in at], dtype=np.int64)
-    queries = np.array([shown.query(id) for id in pairs["query"]], dtype=np.int64)
+    candidates = np.array([lengths.candidate(id) for id in at], dtype=np.int64)
+    queries = np.array([lengths.query(id) for id in pairs["query"]], dtype=np.int64)
     positive = np.array([at[id] for id in pairs["right"]], dtype=np.int64)
-    reader = shown.reader
-    frame = reader.frame(shown.most) + max(0, *(shown.last(id) for id in at))
-    found = cut(queries, positive, lengths, reader.most - frame, shown.most, own=False)
-    over = f"over models.max_length ({reader.most:,}) in {reader.name}"
+    frame = reader.frame(lengths.size) + max(0, *(lengths.last(id) for id in at))
+    found = cut(queries, positive, candidates, reader.max_length - frame, lengths.size, own=False)
+    over = f"over {limit(reader)}"
     gone = {}
     for id, place in at.items():
         if found.candidates[place]:
-            advice = reader.advice([id])
-            gone[id] = f"as a candidate of {lengths[place]:,} tokens it would make prompts {over}; {advice}"
+            gone[id] = f"of {candidates[place]:,} tokens it would make prompts {over}; {reader.advice([id])}"
     too_long = {}
     for place in np.flatnonzero(found.pairs & ~found.candidates[positive]):
         id = pairs["query"][int(place)]
         tokens = frame + found.needed[place]
-        too_long[id] = f"with the {shown.most} longest candidates it makes a prompt of {tokens:,} tokens, {over}; {reader.advice([id])}"
+        too_long[id] = f"with the {lengths.size} longest candidates it makes a prompt of {tokens:,} tokens, {over}; {reader.advice([id])}"
     return gone, too_long
 
 

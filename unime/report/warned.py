@@ -14,6 +14,9 @@ from unime.evaluate import chance
 from unime.evaluate.tasks import MODELS, column
 from unime.report import mining
 
+Report = Mapping[str, Any]
+"""The report.json of a training set, a task or a caption column."""
+
 
 def of_mining(figures: Mapping[str, Any]) -> list[str]:
     """Of the mining report's figures; none of published negatives, which nothing here has mined."""
@@ -50,6 +53,22 @@ def of_data(data: Path, names: Sequence[str], pairs: pl.DataFrame) -> list[str]:
         items = artifacts.read_table(data / name / "items.parquet", artifacts.ITEMS)
         queries = queries_of(data / name)
         found += caution.of_leaks(name, len(queries), *chance.leaks(queries, items, pairs))
+    return found
+
+
+def of_left_out(train: Sequence[Report], tasks: Sequence[Report], columns: Sequence[Report]) -> list[str]:
+    """Of the reports of training sets, tasks and caption columns, where much of their data is left out."""
+    found = []
+    for report in train:
+        found += caution.of_left_out(report["name"], report["left_out"]["count"], report["sampled"])
+    for report in [*tasks, *columns]:
+        found += caution.of_left_out(report["name"], report["left_out"]["count"], report["rows"])
+    for report in tasks:  # a candidate is lost once for every list that shows it; lists that are shorter make easier questions
+        lost = report["candidates_left_out"]["count"]
+        found += caution.of_left_out(report["name"], lost, lost + report["queries"] * report["candidates"]["most"], "list entries")
+    for report in columns:
+        lost = report["captions_left_out"]["count"]
+        found += caution.of_left_out(report["name"], lost, lost + report["candidates"], "candidates")
     return found
 
 
