@@ -207,7 +207,7 @@ def test_a_judge_that_cannot_see_is_warned_of_as_soon_as_it_has_judged(tmp_path:
 def test_the_screen_keeps_the_warnings_of_a_line(tmp_path: Path) -> None:
     log = tmp_path / "mine.log"
     told = caution.said("10 pairs", caution.of_fallback(690, 1000))
-    before, after = "Running stage 'mine@S':\n> python -m unime mine S\n", "Updating lock file 'dvc.lock'\n\nUse `dvc push`\n"
+    before, after = "Running stage 'mine@S':\n> exec python -m unime mine S\n", "Updating lock file 'dvc.lock'\n\nUse `dvc push`\n"
     log.write_text(f"{before}made results/mine/judge/S: {told}\n{after}")
     shown = subprocess.run(
         ["awk", "-v", "stage=mine", "-f", ROOT / "workflow/summary.awk", log], capture_output=True, text=True, check=True

@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             door.work(given.stage, opened, item, given.config)
             return 0
         if "DVC_STAGE" in os.environ:
-            launch.end_with_parent()
+            launch.end_with_dvc()
         code = code_of(given.stage)
         print(door.enter(given.stage, opened, item, given.config, code), flush=True)
     except (Exception, KeyboardInterrupt) as problem:
