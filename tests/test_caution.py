@@ -37,6 +37,36 @@ def test_a_judge_that_gives_right_answers_low_scores_is_warned_of(mean: float | 
     assert len(found) == count and all(f"{mean:.3f}" in one and "models.judge" in one for one in found)
 
 
+def judged_table(positives: list[float], candidates: list[float]) -> pl.DataFrame:
+    rows = [("p", "c", True, 0.0, 0.0, score) for score in positives] + [("p", "c", False, 0.0, 0.0, score) for score in candidates]
+    return pl.DataFrame(rows, schema=artifacts.JUDGEMENTS, orient="row")
+
+
+def test_a_judge_whose_scores_do_not_tell_right_answers_from_others_is_warned_of_though_they_are_high() -> None:
+    rng = np.random.default_rng(0)
+    high, higher = (rng.normal(mean, 0.05, 400).clip(0, 1).tolist() for mean in (0.8, 0.85))
+    (one,) = caution.of_judged(judged_table(high, high), "S: ")
+    assert (
+        one.startswith("S: the judge gives the labelled positives 0.80 on average and the other candidates 0.80") and "models.judge" in one
+    )
+    (one,) = caution.of_judged(judged_table(high, higher))
+    assert "0.80 on average and the other candidates 0.85" in one, "they are told apart, the wrong way round"
+    assert caution.of_judged(judged_table(higher, high)) == []
+    (one,) = caution.of_judged(judged_table([0.4] * 30, [0.4] * 30))
+    assert "below 0.5" in one, "low and no gap: one warning, not two"
+    assert caution.of_judged(judged_table([0.9] * 19, [0.9] * 400)) == [], "too few positives tell nothing"
+    assert caution.of_judged(judged_table([0.9] * 400, [])) == [], "and so do no candidates"
+    assert caution.of_judged(judged_table([], [])) == []
+
+
+def test_a_gap_is_twice_its_standard_error_and_histograms_say_the_same() -> None:
+    wide = caution.Spread(0.7, 0.04, 400)
+    error = math.sqrt(0.04 / 400 + 0.04 / 400)
+    for errors, count in ((1.99, 1), (2.01, 0)):
+        assert len(caution.of_gap(wide._replace(mean=0.7 + errors * error), wide)) == count
+    assert caution.of_bins([0, 0, 1, 1]) == caution.Spread(0.75, 1 / 64, 2) and caution.of_bins([0] * 20).n == 0
+
+
 @pytest.mark.parametrize(
     ("fallback", "rows", "count"), [(690, 1000, 1), (250, 1000, 1), (249, 1000, 0), (179, 1000, 0), (0, 10, 0), (0, 0, 0)]
 )
@@ -83,6 +113,8 @@ def test_a_task_is_warned_of_where_every_trained_model_guesses_and_a_model_where
     assert "T: every trained model" in one and "10.0 %" in one and "400 queries" in one
     (one,) = caution.of_models({"T": {"a": guess, "b": good}, "U": {"a": guess, "b": guess}})
     assert one.startswith("a: over all 2 tasks")
+    (one,) = caution.of_models({"T": {"a": guess}})
+    assert one.startswith("a: in the only task within 2 standard errors of chance")
     assert caution.of_task("T", {}) == [] and caution.of_models({}) == []
 
 
@@ -158,6 +190,8 @@ def test_the_card_and_the_line_of_a_training_show_what_is_wrong_and_nothing_wher
     assert card.warnings(LOG, pairs([("q", "a"), ("r", "b")])) == caution.of_losses([2.0] * 30), "pairs have no scores"
     exported = card.exported("unime_v2", text, {}, "abc", None, ["T: 24 of 36 queries"])
     assert "## Warnings\n" in exported and "## Warnings of the run\n\n- T: 24 of 36 queries" in exported
+    again = card.exported("unime_v2", text, {}, "abc", None, warnings)
+    assert "## Warnings of the run" not in again and all(again.count(one) == 1 for one in warnings), "said once"
     assert "Warnings" not in card.exported("unime_v2", card.text("unime_v2", falling, VIEW, ["S"], {}, "x"), {}, "abc")
 
 
@@ -207,7 +241,7 @@ def test_a_judge_that_cannot_see_is_warned_of_as_soon_as_it_has_judged(tmp_path:
 def test_the_screen_keeps_the_warnings_of_a_line(tmp_path: Path) -> None:
     log = tmp_path / "mine.log"
     told = caution.said("10 pairs", caution.of_fallback(690, 1000))
-    before, after = "Running stage 'mine@S':\n> python -m unime mine S\n", "Updating lock file 'dvc.lock'\n\nUse `dvc push`\n"
+    before, after = "Running stage 'mine@S':\n> exec python -m unime mine S\n", "Updating lock file 'dvc.lock'\n\nUse `dvc push`\n"
     log.write_text(f"{before}made results/mine/judge/S: {told}\n{after}")
     shown = subprocess.run(
         ["awk", "-v", "stage=mine", "-f", ROOT / "workflow/summary.awk", log], capture_output=True, text=True, check=True
@@ -216,18 +250,24 @@ def test_the_screen_keeps_the_warnings_of_a_line(tmp_path: Path) -> None:
 
 
 def figures(sigma: float, fallback: int) -> dict:
-    bad = {"name": "A", "sigma": sigma, "fallback": fallback, "rows": 1000}
-    good = {"name": "B", "sigma": 0.9, "fallback": 0, "rows": 9000}
-    return {"sets": [bad, good], "all": {"name": "all", "sigma": 0.9, "fallback": fallback, "rows": 10_000}}
+    told = {"sigmas": [0] * 19 + [100], "scores": [5000] + [0] * 19}
+    bad = {"name": "A", "sigma": sigma, "fallback": fallback, "rows": 1000, **told}
+    good = {"name": "B", "sigma": 0.9, "fallback": 0, "rows": 9000, **told}
+    return {"sets": [bad, good], "all": {"name": "all", "sigma": 0.9, "fallback": fallback, "rows": 10_000, **told}}
 
 
 def test_the_mining_report_names_a_single_bad_set_among_good_ones() -> None:
     assert [one[:3] for one in mining.warnings(figures(0.2, 700))] == ["A: ", "A: "]
     assert mining.warnings(figures(0.8, 100)) == []
+    blind = figures(0.9, 0)
+    blind["sets"][0]["scores"] = [0] * 19 + [5000]
+    (one,) = mining.warnings(blind)
+    assert one.startswith("A: the judge gives the labelled positives 0.97 on average and the other candidates 0.97")
     whole = figures(0.2, 700)
     whole["all"] |= {"sigma": 0.045, "fallback": 6900}
     assert len(mining.warnings(whole)) == 2 and not any(one.startswith("A: ") for one in mining.warnings(whole))
     assert warned.of_mining({"rows": 3}) == [], "published negatives"
+    assert warned.of_mining({"rows": 3, "warnings": ["S: low"]}) == ["S: low"], "what their import has found"
 
 
 def finished(root: Path, value: float, loss: float) -> list[Path]:
@@ -278,6 +318,8 @@ def test_the_page_shows_warnings_before_everything_else_and_no_heading_without_t
     text = page.page(results, {}, "# Mining report\n\nnothing\n", [], [], warnings=["the <judge> gives 0.045"])
     assert '<h2 id="warnings">Warnings</h2>' in text and "the &lt;judge&gt; gives 0.045" in text
     assert text.index("gives 0.045") < text.index('<h2 id="results">')
+    long = " ".join(["word"] * 200) + " remedy"
+    assert long in page.page(results, {}, "# Mining report\n\nnothing\n", [], [], warnings=[long]), "whole, since the remedy comes last"
     assert "Warnings" not in page.page(results, {}, "# Mining report\n\nnothing\n", [], [])
 
 
@@ -299,9 +341,7 @@ def test_the_report_stage_says_it_on_its_line_on_the_page_and_to_the_cards(tmp_p
                 "modalities": {"query": {"text": 10}, "candidate": {"text": 10}},
             }
         artifacts.write_json(common | more, tmp_path / "eval" / name / "report.json")
-    artifacts.write_json(
-        figures(sigma, 100) | {"all": {"name": "all", "sigma": sigma, "fallback": 0, "rows": 10}}, tmp_path / "mining/mining.json"
-    )
+    artifacts.write_json(figures(sigma, 100) | {"all": figures(sigma, 0)["sets"][0] | {"name": "all"}}, tmp_path / "mining/mining.json")
     (tmp_path / "mining/mining.md").write_text("# Mining report\n\nnothing\n")
     door = open_door("report")
     outputs = [tmp_path / "out" / Path(path).name for path in door.outputs]

@@ -70,6 +70,19 @@ def test_a_wrong_input_is_one_line(here: Path, arguments: tuple[str, ...], reaso
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"error: {reason}"), done.stderr
 
 
+def test_a_reader_that_has_gone_is_no_failure_and_no_message(here: Path) -> None:
+    """As in `... | head -0`: standard output is a pipe that nobody reads any more."""
+    for arguments in (("plan", "--no-calibrate"), ("example", "new", "--images", "2")):
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "unime", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=here, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+        os.close(write)
+        assert done.returncode == 0 and done.stderr == ""
+    assert len(list((here / "new").iterdir())) == 4
+
+
 def test_what_nobody_foresaw_is_a_line_too_and_kept_in_full(here: Path) -> None:
     (here / "broken.py").write_text("from unime.tools import rows\n\ndef run(*_):\n    raise KeyError('a bug')\n\nrows.run = run\n")
     command = "import sys, broken; from unime.__main__ import main; sys.exit(main(['rows', 'folder', 'S']))"

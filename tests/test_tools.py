@@ -12,8 +12,10 @@ import yaml
 
 from unime import artifacts
 from unime.__main__ import main
+from unime.config.types import LONGEST_NAME
 from unime.data import sets
 from unime.job import Job
+from unime.tools import rows
 
 
 @pytest.fixture
@@ -74,6 +76,52 @@ def test_captions_may_stand_in_one_table(here: Path, capsys: pytest.CaptureFixtu
 def test_what_cannot_become_rows_is_named(here: Path, capsys: pytest.CaptureFixture[str], damage, reason: str) -> None:
     damage()
     assert main(["rows", "pictures", "shapes"]) == 1 and reason in capsys.readouterr().err
+
+
+def test_rows_that_are_interrupted_leave_nothing_so_the_same_command_works(here: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """In the task, when the training set is written already; by a signal, and by a full disk."""
+    written = rows.write
+    for problem, code, said in (
+        (KeyboardInterrupt(), 130, "interrupted; run the same"),
+        (OSError(28, "No space left", "x"), 1, "No space left"),
+    ):
+
+        def torn(place: Path, *rest, problem=problem) -> None:
+            written(place, *rest)
+            if "eval" in place.parts:
+                raise problem
+
+        monkeypatch.setattr(rows, "write", torn)
+        assert main(["rows", "pictures", "shapes"]) == code and said in capsys.readouterr().err
+        assert not [path for path in Path("own").rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main(["rows", "pictures", "shapes"]) == 0 and Path("own/train/shapes/rows.jsonl").exists()
+
+
+def test_an_example_that_is_interrupted_leaves_nothing_so_the_same_command_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unime.nano import suite
+
+    encode, drawn = suite.png_of, []
+
+    def torn(image) -> bytes:
+        drawn.append(image)
+        if len(drawn) == 5:
+            raise KeyboardInterrupt
+        return encode(image)
+
+    monkeypatch.setattr(suite, "png_of", torn)
+    assert main(["example", "more", "--images", "9"]) == 130 and list(Path("more").iterdir()) == []
+    assert main(["example", "more", "--images", "9"]) == 0 and len(list(Path("more").iterdir())) == 18
+
+
+def test_a_name_too_long_for_the_configuration_is_refused_before_anything_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rows", "pictures", "s" * (LONGEST_NAME + 1)]) == 1
+    assert f"has {LONGEST_NAME + 1} characters; the name of a set has {LONGEST_NAME} at most" in capsys.readouterr().err
+    assert not Path("own").exists()
+    assert main(["rows", "pictures", "s" * LONGEST_NAME]) == 0
 
 
 def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(

@@ -75,7 +75,7 @@ def test_every_stage_names_exactly_the_code_that_it_can_run() -> None:
 @pytest.mark.parametrize("stage", sorted(DVC))
 def test_a_stage_says_what_its_door_says(stage: str) -> None:
     row, door = TABLE[stage], open_door(stage)
-    assert row["cmd"] == f"python -m unime {stage}", "no text of config.yaml reaches a shell"
+    assert row["cmd"] == f"exec python -m unime {stage}", "no text of config.yaml reaches a shell"
     assert [{"config.yaml": templates(row["params"][0]["config.yaml"])}] == [{"config.yaml": list(door.sections)}]
     data = [dep for dep in templates(row["deps"]) if not dep.startswith(("unime/", "envs/"))]
     assert data == list(door.inputs)

@@ -91,10 +91,23 @@ def use(name: str, arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         door.environment(os.cpu_count() or 1)
-        print(tool.run(given, config.load(given.config)), flush=True)
-    except (Exception, KeyboardInterrupt) as problem:
+        say(tool.run(given, config.load(given.config)))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        return 130
+    except Exception as problem:
         return door.fail(problem, name)
     return 0
+
+
+def say(text: str) -> None:
+    """Print what a command has to say.  A reader that has gone, such as `head`, is no failure: what was made is there."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end, and would fail there.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def plain_where_needed() -> None:
@@ -134,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             door.work(given.stage, opened, item, given.config)
             return 0
         if "DVC_STAGE" in os.environ:
-            launch.end_with_parent()
+            launch.end_with_dvc()
         code = code_of(given.stage)
-        print(door.enter(given.stage, opened, item, given.config, code), flush=True)
+        say(door.enter(given.stage, opened, item, given.config, code))
     except (Exception, KeyboardInterrupt) as problem:
         return door.fail(problem, given.stage)
     return 0

@@ -21,7 +21,7 @@ def patience(part: Part | None) -> float:
     """Seconds to wait for another process that makes the same stage.
 
     DVC keeps jobs of a whole stage apart, so that one which meets another has met what a killed DVC left behind: it is about to end
-    (launch.end_with_parent).  Of parts DVC knows nothing: there the second one waits for the first, however long it takes.
+    (launch.end_with_dvc).  Of parts DVC knows nothing: there the second one waits for the first, however long it takes.
     """
     if part is not None:
         return math.inf

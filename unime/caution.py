@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SIGMA = 0.5
 """Mean score of the labelled positives.  Below it the judge answers No to them more often than Yes: it does not see what the labels say.
 And as a candidate is dropped where it scores no less than the pair's positive, less beta, hardly any negative is left."""
+
+JUDGED = 20
+"""Positives and candidates of which a judge's mean scores are compared, at least: of fewer, single ones decide."""
 
 FALLBACK = 0.25
 """Share of the mined rows that are random candidates, drawn where the judge left none.  From a quarter on, "hard negatives" is not what
@@ -52,6 +55,25 @@ class Score(NamedTuple):
     chance: float
 
 
+class Spread(NamedTuple):
+    """Mean and variance of `n` scores."""
+
+    mean: float
+    variance: float
+    n: int
+
+
+def of_bins(counts: Sequence[int]) -> Spread:
+    """Spread of a histogram of equal bins from 0 to 1, each score taken as the middle of its bin."""
+    n = sum(counts)
+    if n == 0:
+        return Spread(math.nan, math.nan, 0)
+    middles = [(k + 0.5) / len(counts) for k in range(len(counts))]
+    mean = sum(count * middle for count, middle in zip(counts, middles, strict=True)) / n
+    variance = sum(count * (middle - mean) ** 2 for count, middle in zip(counts, middles, strict=True)) / n
+    return Spread(mean, variance, n)
+
+
 def of_sigma(mean: float | None, what: str = "") -> list[str]:
     """The warning that a judge gives labelled positives low scores; `what` names the set or sets."""
     if mean is None or math.isnan(mean) or mean >= SIGMA:
@@ -60,6 +82,45 @@ def of_sigma(mean: float | None, what: str = "") -> list[str]:
         f"{what}the judge gives the labelled positives {mean:.3f} on average, below {SIGMA}: it says No to right answers, and its scores "
         "do not tell hard negatives from false ones; use a judge that can read these data (models.judge), or check the labels"
     ]
+
+
+def of_gap(positives: Spread, candidates: Spread, what: str = "") -> list[str]:
+    """The warning that a judge scores labelled positives no higher than the other candidates, give or take noise.
+
+    Such a judge may say Yes to everything: the mean sigma is high then, and what is dropped as a false negative is drawn by lot.
+    """
+    if min(positives.n, candidates.n) < JUDGED:
+        return []
+    noise = math.sqrt(positives.variance / positives.n + candidates.variance / candidates.n)  # standard error of the difference
+    if positives.mean - candidates.mean > ERRORS * noise:
+        return []
+    return [
+        f"{what}the judge gives the labelled positives {positives.mean:.2f} on average and the other candidates {candidates.mean:.2f}: it "
+        "does not tell right answers from others, so neither do its scores; use a judge that can read these data (models.judge), or check "
+        "the labels"
+    ]
+
+
+def of_judged(table: pl.DataFrame, what: str = "") -> list[str]:
+    """The warnings of a table JUDGEMENTS."""
+    positive = table["positive"]
+    own, others = _spread(table["score"].filter(positive)), _spread(table["score"].filter(~positive))
+    return of_judge(own.mean, own, others, what)
+
+
+def of_judge(sigma: float | None, positives: Spread, candidates: Spread, what: str = "") -> list[str]:
+    """The warning of a judge's scores, one at most: low scores of the positives, or none that tell them from the other candidates."""
+    return of_sigma(sigma, what) or of_gap(positives, candidates, what)
+
+
+def _spread(scores: pl.Series) -> Spread:
+    """The Spread of a column of scores; not a number where there are too few."""
+    mean, variance = scores.mean(), scores.var()
+    return Spread(
+        math.nan if mean is None else float(mean),  # type: ignore[arg-type]
+        math.nan if variance is None else float(variance),  # type: ignore[arg-type]
+        len(scores),
+    )
 
 
 def of_fallback(fallback: int, rows: int, what: str = "") -> list[str]:
@@ -72,14 +133,21 @@ def of_fallback(fallback: int, rows: int, what: str = "") -> list[str]:
     ]
 
 
-def of_mined(table: pl.DataFrame) -> list[str]:
-    """The warnings of a table MINED; of PAIRS, which has no scores, none."""
+def of_figures(one: Mapping[str, Any], what: str = "") -> list[str]:
+    """The warnings of one set's figures in the mining report: its mean sigma, its two histograms, its fallback rows."""
+    judged = of_judge(one["sigma"], of_bins(one["sigmas"]), of_bins(one["scores"]), what)
+    return [*judged, *of_fallback(one["fallback"], one["rows"], what)]
+
+
+def of_mined(table: pl.DataFrame, what: str = "") -> list[str]:
+    """The warnings of a table MINED; of PAIRS, which has no scores, none.  `what` names the set or sets."""
     if "reasons" not in table.columns:
         return []
     sigma = table["sigma"].drop_nulls().drop_nans().mean()
     reasons = table["reasons"].list
     fallback = int(reasons.count_matches("fallback").sum())
-    return [*of_sigma(None if sigma is None else float(sigma)), *of_fallback(fallback, int(reasons.len().sum()))]  # type: ignore[arg-type]
+    own = None if sigma is None else float(sigma)  # type: ignore[arg-type]
+    return [*of_sigma(own, what), *of_fallback(fallback, int(reasons.len().sum()), what)]
 
 
 def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
@@ -130,9 +198,9 @@ def of_models(tasks: Mapping[str, Mapping[str, Score]]) -> list[str]:
     for model in models:
         own = [scores[model] for scores in tasks.values() if model in scores]
         if at_chance(own):
+            where = "in the only task" if len(own) == 1 else f"over all {len(own)} tasks together"
             found.append(
-                f"{model}: over all {len(own)} tasks together within {ERRORS:.0f} standard errors of chance; the model has learned nothing "
-                "that these tasks measure"
+                f"{model}: {where} within {ERRORS:.0f} standard errors of chance; the model has learned nothing that is measured here"
             )
     return found
 

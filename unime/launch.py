@@ -33,6 +33,9 @@ from unime.job import Job, StageError
 WORKER = "UNIME_WORKER"
 """Environment variable of a worker: what `run` hands to it, as JSON."""
 
+TORCHRUN = "UNIME_TORCHRUN"
+"""Environment variable of a worker: the process number of the torchrun that starts it."""
+
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent ends."""
 
@@ -40,15 +43,32 @@ PATIENCE = 45
 """Seconds that workers have to end once they were asked to: torchrun gives its own 30 before it kills them."""
 
 
-def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Have Linux send this process a signal when its parent ends; elsewhere nothing is done.
-
-    A stage's parent is DVC, which alone can record what the stage makes.  Where DVC is killed, a stage that went on would compute for
-    nothing and keep the next run waiting; one that ends leaves its finished parts to it.
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Have Linux send this process a signal when its parent, the process `parent`, ends, or now if it has ended already; elsewhere nothing
+    is done.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before Linux was asked to watch it, and will send nothing
+        os.kill(os.getpid(), number)
+
+
+def end_with_dvc() -> None:
+    """End this stage when DVC, which started it, ends; at once if it has ended already.
+
+    DVC alone can record what the stage makes.  Where DVC is killed, a stage that went on would compute for nothing and keep the next run
+    waiting; one that ends leaves its finished parts to it.  DVC starts a shell, and `exec` in dvc.yaml has this process take the shell's
+    place, so that its parent is DVC itself.  A process whose parent has ended gets one of another session: init, or a service manager.
+    """
+    parent = os.getppid()
+    try:
+        session = os.getsid(parent)
+    except OSError:  # it ended a moment ago
+        session = 0
+    if session != os.getsid(0):
+        os.kill(os.getpid(), signal.SIGTERM)
+    end_with_parent(parent)
 
 
 @contextmanager
@@ -110,7 +130,7 @@ def is_worker() -> bool:
 
 def given() -> Given:
     """This worker's part; its rank is torchrun's, and it ends with torchrun, also while it waits for others inside the driver."""
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(int(os.environ[TORCHRUN]), signal.SIGKILL)
     told = json.loads(os.environ[WORKER])
     outputs = [Path(path) for path in told["outputs"]]
     return Given(int(os.environ["RANK"]), told["threads"], Path(told["scratch"]), told["parallel"], outputs, Path(told["answer"]))
@@ -136,7 +156,13 @@ def run(processes: Processes, stage: str, item: str | None, config_path: Path, j
     asked = [stage, *([item] if item else []), "--config", str(config_path)]
     command = [*_on_nodes(processes), sys.executable, "-m", __name__, str(processes.nodes), str(processes.each), *asked]
     job.log.info("%d processes on %d nodes: %s", processes.nodes * processes.each, processes.nodes, " ".join(command))
-    worker = subprocess.Popen(command, env=environment, preexec_fn=_die_with_the_owner)
+    owner = os.getpid()
+
+    def end_with_owner() -> None:
+        """Between fork and exec: have Linux send SIGTERM when the owner ends, also by kill -9; torchrun and srun pass it on."""
+        end_with_parent(owner)
+
+    worker = subprocess.Popen(command, env=environment, preexec_fn=end_with_owner)
     try:
         code = worker.wait()
     finally:
@@ -159,11 +185,6 @@ def _on_nodes(processes: Processes) -> list[str]:
         )
     count = str(processes.nodes)
     return ["srun", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none"]
-
-
-def _die_with_the_owner() -> None:
-    """Between fork and exec: have the kernel send SIGTERM when the owner ends, kill -9 included; torchrun and srun pass it on."""
-    end_with_parent()
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
@@ -197,6 +218,7 @@ def first(hosts: str) -> str:
 def main(nodes: str, each: str, *asked: str) -> None:
     where = meeting(int(nodes), dict(os.environ))
     command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={each}", "--max-restarts=0", *where]
+    os.environ[TORCHRUN] = str(os.getpid())  # torchrun takes this process's place and keeps its number
     os.execv(sys.executable, [*command, "-m", "unime", *asked])
 
 

@@ -22,7 +22,7 @@ from unime.config.files import UnreadableConfig, read_values
 from unime.config.judges import JUDGED
 from unime.config.rules import Rule
 from unime.config.sections import Pretrain, Suite
-from unime.config.types import nearest
+from unime.config.types import is_folder, nearest
 from unime.config.variants import Variant, settings_of
 
 __all__ = [
@@ -90,16 +90,25 @@ def at(values: Any, dotted: str) -> Any:
     return values
 
 
-def keys_of(values: Any, path: str, above: str = "") -> list[str]:
-    """The dotted keys whose value is this path or a folder above it, e.g. ["models.base", "models.judge"]."""
-    if isinstance(values, str):
-        return [above] if path == values or path.startswith(values + "/") else []
-    if isinstance(values, BaseModel):
-        values = dict(values)
-    found = []
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            found += keys_of(value, path, f"{above}.{name}" if above else str(name))
+def keys_of(values: BaseModel, path: str, above: str = "") -> list[str]:
+    """The dotted keys that name this folder or one above it, e.g. ["models.base", "models.judge"]; only keys whose type is a folder."""
+    found: list[str] = []
+    for name, field in type(values).model_fields.items():
+        folder = is_folder(field.annotation, field.metadata)
+        found += _keys_in(getattr(values, name), folder, path, f"{above}.{name}" if above else name)
+    return found
+
+
+def _keys_in(value: Any, folder: bool, path: str, key: str) -> list[str]:
+    """As keys_of, in the value of one key; `folder`: whether its type is a folder, or a mapping to folders."""
+    if isinstance(value, BaseModel):
+        return keys_of(value, path, key)
+    found: list[str] = []
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            found += _keys_in(one, folder, path, f"{key}.{name}")
+    elif folder and value is not None and (path == value or path.startswith(f"{value}/")):
+        found.append(key)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,24 @@ LARGEST = 1 << 20
 MOST_VALUES, DEEPEST = 100_000, 20
 """Values of a file, those behind an alias counted at each place that it stands in, and levels of nesting."""
 
+MERGE, DEFAULT_KEY = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"
+"""YAML's tags of the keys `<<` and `=`; PyYAML reads the second one as text."""
+
 
 class UnreadableConfig(ValueError):
     """A configuration file that gives no values; the message names the reason, the line where there is one, and the remedy."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain types; a key that is given twice is an error, where PyYAML takes the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in lines and isinstance(key, yaml.ScalarNode):
-                raise UnreadableConfig(f"line {line}: the key {key.value!r} is given twice, first in line {lines[key.value]}; keep one")
-            lines[str(key.value)] = line
-        return super().construct_mapping(node, deep)
 
 
 def read_values(path: Path) -> Any:
     """The values of a YAML file.  Raises UnreadableConfig."""
     text = _text(path)
     try:
-        loader = _Loader(text)
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             raise UnreadableConfig("is empty; copy the repository's config.yaml, or a file of presets/, and change what is to differ")
         _count(root, 1, {})
+        _refuse_duplicates(root, loader, set())
         return loader.construct_document(root)
     except yaml.YAMLError as error:
         raise UnreadableConfig(f"is not YAML: {error}; see that brackets, quotes and indents are closed and even") from None
@@ -94,3 +84,37 @@ def _count(node: yaml.Node, level: int, counted: dict[yaml.Node, int | None]) ->
         raise UnreadableConfig(f"line {line}: stands for more than {MOST_VALUES:,} values, aliases written out; shorten it")
     counted[node] = total
     return total
+
+
+def _refuse_duplicates(node: yaml.Node, loader: yaml.SafeLoader, done: set[yaml.Node]) -> None:
+    """Raise UnreadableConfig for a key that one mapping, at any depth, gives twice, where PyYAML would take the last one.
+
+    This looks at the file as it is written, before PyYAML puts the keys of a merge (`<<: *anchor`) into the mapping itself: a mapping may
+    give a key that it also merges, and its own value holds.
+    """
+    if node in done:
+        return
+    done.add(node)
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _refuse_duplicates(child, loader, done)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[Any, int] = {}
+    for key, value in node.value:
+        _refuse_duplicates(key, loader, done)
+        _refuse_duplicates(value, loader, done)
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        merges = key.tag == MERGE
+        same = (MERGE,) if merges else _key(key, loader)
+        line = key.start_mark.line + 1
+        if same in lines:
+            remedy = "merge several mappings as a list, <<: [*one, *other]" if merges else "keep one"
+            raise UnreadableConfig(f"line {line}: the key {key.value!r} is given twice, first in line {lines[same]}; {remedy}")
+        lines[same] = line
+
+
+def _key(node: yaml.ScalarNode, loader: yaml.SafeLoader) -> Any:
+    """The key as the dictionary will hold it: `1` and `0x1` are the same key, `1` and `"1"` are two."""
+    return node.value if node.tag == DEFAULT_KEY else loader.construct_object(node)

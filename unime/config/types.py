@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -52,6 +52,7 @@ def own_folder(path: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=LONGEST_NAME)]  # a dot would split it as a key
 Folder = Annotated[str, AfterValidator(one_path)]
 OwnFolder = Annotated[str, AfterValidator(own_folder)]
+FOLDER_CHECKS = (AfterValidator(one_path), AfterValidator(own_folder))
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's generators take
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
@@ -60,6 +61,12 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0.0001, le=100)]  # below it, exp(cosine / tau) of float32 knows the largest cosine only
 PromptFormat = Literal["unime", "public"]
 Side = Annotated[int, Field(ge=0, le=16384, description="pixels; images are squashed to this side first; 0 leaves them as they are")]
+
+
+def is_folder(declared: Any, metadata: Iterable[Any] = ()) -> bool:
+    """Whether a declared type is Folder or OwnFolder, or has one in it, as `Folder | None` and `dict[Name, Folder]` have."""
+    parts = [*metadata, *get_args(declared)]
+    return any(part in FOLDER_CHECKS or is_folder(part) for part in parts)
 
 
 class Section(BaseModel):

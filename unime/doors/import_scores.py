@@ -10,7 +10,7 @@ from unime.job import Job, StageError
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.data import mmeb
     from unime.mine import published
     from unime.report import imported
@@ -42,10 +42,16 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     for name in names:
         artifacts.write_table(mined[name], mined_folder / name / "mined.parquet", artifacts.MINED)
         artifacts.write_table(items[name], mined_folder / name / "items.parquet", artifacts.ITEMS)
+    warnings: list[str] = []
+    for name in names:
+        warnings += caution.of_mined(mined[name], f"{name}: ")
+    if warnings:
+        report["warnings"] = warnings  # the run's report shows them
     artifacts.write_json(report, report_folder / "mining.json")
     (report_folder / "mining.md").write_text(imported.markdown(report), encoding="utf-8")
     pairs, lost = sum(map(len, mined.values())), report["unmatched"]["count"]
-    return f"{pairs:,} pairs of {report['rows']:,} published rows, {lost:,} rows of no pair here"
+    summary = f"{pairs:,} pairs of {report['rows']:,} published rows, {lost:,} rows of no pair here"
+    return caution.said(summary, warnings)
 
 
 DOOR = Door(

@@ -27,7 +27,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     positive = judged["positive"]
     means = judged["score"].filter(positive).mean(), judged["score"].filter(~positive).mean()
     shown = ", ".join("none" if mean is None else f"{mean:.3f}" for mean in means)
-    return caution.said(f"{len(judged):,} judgements; mean score of positives, of candidates: {shown}", caution.of_sigma(means[0]))
+    return caution.said(f"{len(judged):,} judgements; mean score of positives, of candidates: {shown}", caution.of_judged(judged))
 
 
 DOOR = Door(

@@ -11,13 +11,14 @@ from unime.job import Job
 
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.data.items import Items
     from unime.judge import judge
     from unime.judge.backends import open_backend
 
     data, retrieved, model = inputs
     settings, mode, count = config.judge, config.judge.models[job.item].mode, 0
+    warnings: list[str] = []
     if settings.backend == "openai":
         raise ConfigError(
             f"judge.models.{job.item}: judge.backend 'openai' asks for one model, judge.openai.model; set the backend to "
@@ -38,7 +39,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         )
         artifacts.write_table(judged, outputs[0] / name / "judgements.parquet", artifacts.JUDGEMENTS)
         count += len(judged)
-    return f"{count:,} judgements"
+        warnings += caution.of_judged(judged, f"{name}: ")
+    return caution.said(f"{count:,} judgements", warnings)
 
 
 DOOR = Door(

@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 
 STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222; background: #fff; max-width: 1120px;
-  margin: 2rem auto 4rem; padding: 0 1.25rem; }
+:root { color-scheme: only light; }  /* the charts have dark ink on no ground: a browser that darkens pages must leave them be */
+body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #222; background: #fff; overflow-wrap: break-word;
+  max-width: 1120px; margin: 2rem auto 4rem; padding: 0 1.25rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ddd; padding-bottom: .25rem; }
 h3 { font-size: 1.05rem; margin-top: 1.75rem; }
 nav { margin: 1rem 0 2rem; } nav a { margin-right: 1.25rem; }
@@ -24,7 +24,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #999; white-space: nowrap; } .right { text-align: right; }
 tbody tr:hover { background: #f5f7fa; }
-img { max-width: 100%; height: auto; } figure { margin: 1rem 0; }
+img { max-width: max(100%, 800px); height: auto; } figure { margin: 1rem 0; overflow-x: auto; }  /* a phone scrolls a chart */
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .88em; background: #f4f4f4; border-radius: 3px; }
 code { padding: .1em .3em; white-space: pre; } pre { padding: .75rem 1rem; overflow-x: auto; } a { color: #0072b2; }
 """

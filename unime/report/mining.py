@@ -231,7 +231,7 @@ def warnings(figures: Mapping[str, Any]) -> list[str]:
         found = []
         for one in rows:
             what = "" if one["name"] == "all" else f"{one['name']}: "
-            found += [*caution.of_sigma(one["sigma"], what), *caution.of_fallback(one["fallback"], one["rows"], what)]
+            found += caution.of_figures(one, what)
         if found:
             return found
     return []
@@ -247,9 +247,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
         "",
         "Pool: distinct candidates of the set. Labelled: positives of a query's other pairs; itself: the query, or another item with its "
         "picture; both are never its negatives, and are summed over the pairs. Candidates: those retrieved, at most k per pair. Delta, "
-        "alpha: candidates removed because "
-        "they are too similar to the query, or judged to fit it as well as the positive does. Repeated, fallback: rows of the mined "
-        "table that fill up a short list, or stand for one of which nothing was left. Unmined: pairs without any candidate.",
+        "alpha: candidates removed because they are too similar to the query, or judged to fit it as well as the positive does. Repeated, "
+        "fallback: rows of the mined table that fill up a short list, or stand for one of which nothing was left. Unmined: pairs without "
+        "any candidate.",
         "",
         "## Scores",
         "",

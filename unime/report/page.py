@@ -31,7 +31,7 @@ def page(
     `train`, `tasks`, `columns`: the report.json of every results/data/train/<set> and results/data/eval/<task>, MMEB's tasks and
     cross-modal columns; `crossmodal`: the cross-modal table's `section`, '' where no such column ran;
     `warnings`: signs that a result means nothing, above everything else."""
-    found = {"Warnings": html.render("\n".join(f"- {_cut(one)}" for one in warnings))} if warnings else {}
+    found = {"Warnings": html.render("\n".join(f"- {' '.join(one.split())}" for one in warnings))} if warnings else {}
     sections = {
         **found,
         "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),

@@ -208,12 +208,16 @@ def queries(table: Table) -> str:
     return f"{counts[0]:,} queries a task" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} queries a task"
 
 
+def count(table: Table) -> str:
+    """`18 tasks`, `1 task`."""
+    return "1 task" if len(table.tasks) == 1 else f"{len(table.tasks)} tasks"
+
+
 def basis(table: Table) -> str:
     """What the means are over."""
     sizes = [f"{len(inside)} {HEADINGS[mean]}" for mean in MEANS if mean != "overall" and (inside := members(mean, table.tasks))]
     return (
-        f"Means over {len(table.tasks)} tasks ({', '.join(sizes)}), {queries(table)}. "
-        "IND / OOD: tasks whose training set was / was not trained on."
+        f"Means over {count(table)} ({', '.join(sizes)}), {queries(table)}. IND / OOD: tasks whose training set was / was not trained on."
     )
 
 
@@ -255,7 +259,7 @@ def screen(table: Table) -> Any:
     short = dict(zip(MEANS, ("Cls", "VQA", "Ret", "Grd", "IND", "OOD", "All"), strict=True))
     shown = Screen(
         title="Precision@1 (%)",
-        caption=f"{len(table.tasks)} tasks, {queries(table)}, tie rule `{table.tie_rule}`; per task: mmeb_table.md",
+        caption=f"{count(table)}, {queries(table)}, tie rule `{table.tie_rule}`; per task: mmeb_table.md",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

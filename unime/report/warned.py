@@ -19,8 +19,8 @@ Report = Mapping[str, Any]
 
 
 def of_mining(figures: Mapping[str, Any]) -> list[str]:
-    """Of the mining report's figures; none of published negatives, which nothing here has mined."""
-    return mining.warnings(figures) if "all" in figures else []
+    """Of the mining report's figures; of published negatives, which nothing here has mined, what their import has found."""
+    return mining.warnings(figures) if "all" in figures else list(figures.get("warnings", []))
 
 
 def of_trainings(folders: Sequence[Path]) -> list[str]:

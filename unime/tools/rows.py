@@ -12,9 +12,12 @@ import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from unime.config.types import LONGEST_NAME
 from unime.inputs import problems, told
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -41,8 +44,12 @@ def run(given: argparse.Namespace, values: Any) -> str:
     """
     if not re.fullmatch(NAME, given.name):
         raise ValueError(f"{given.name!r} is no name of a set: letters, digits, - and _")
+    if len(given.name) > LONGEST_NAME:
+        raise ValueError(f"{given.name[:40]!r}... has {len(given.name)} characters; the name of a set has {LONGEST_NAME} at most")
     if not 0 <= given.held < 1:
         raise ValueError(f"--held {given.held}: a share from 0 to below 1 is needed")
+    from unime import artifacts
+
     found = captions(given.folder)
     held = {name for name in found if int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 < given.held}
     root, made = Path(values.data.root), []
@@ -50,17 +57,24 @@ def run(given: argparse.Namespace, values: Any) -> str:
     for place in (root / room / given.name for room in parts):
         if place.exists():
             raise ValueError(f"{place} is there already; remove it, or choose another name")
-    for room, names in parts.items():
-        place = root / room / given.name
-        place.mkdir(parents=True)
-        with zipfile.ZipFile(place / "images.zip", "w", zipfile.ZIP_STORED) as archive:
-            for name in names:
-                archive.writestr(zipfile.ZipInfo(name), (given.folder / name).read_bytes())
-        rows = [row for name in names for row in pair(name, found[name], given.direction)]
-        (place / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        made.append(f"{place} ({len(rows):,} rows)")
+    with ExitStack() as both:  # the set and the task, or neither
+        for room, names in parts.items():
+            place = root / room / given.name
+            rows = [row for name in names for row in pair(name, found[name], given.direction)]
+            write(both.enter_context(artifacts.whole(place)), given.folder, names, rows)
+            made.append(f"{place} ({len(rows):,} rows)")
     keys = {"train": "data.train_sets", "eval": "evaluate.tasks"}
     return f"made {', '.join(made)}; name {given.name} in {' and '.join(keys[room] for room in parts)}"
+
+
+def write(place: Path, folder: Path, names: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """Write images.zip, with these images of the folder as they are, and rows.jsonl."""
+    place.mkdir()
+    with zipfile.ZipFile(place / "images.zip", "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (place / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def pair(image: str, caption: str, direction: str) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def write(
         writer.writerows(log)
     about = text(kind, log, view, table["dataset"].to_list(), notes, str(backbone.folder), warnings(log, table))
     (out / "README.md").write_text(about, encoding="utf-8")
+    for file in out.glob("*.safetensors"):  # written for their owner alone: others may read them as they may the card
+        shutil.copymode(out / "README.md", file)
 
 
 def warnings(log: list[dict[str, float]], table: pl.DataFrame) -> list[str]:
@@ -84,7 +87,7 @@ def exported(
     """The card of merged weights: the adapter's card under another heading, with the run's scores, how to use it, and the code's commit.
 
     `metrics` is metrics.json (model key -> mean -> percent), `usage` Markdown without a heading, `warned` the warnings of
-    the whole run, of which those of the adapter's own training are in its card already.
+    the whole run; those that stand in the adapter's card already are not repeated.
     """
     body = adapter_card.split("---\n", 2)[2].lstrip()
     base = next((row for row in adapter_card.splitlines() if row.startswith("base_model:")), "")
@@ -93,7 +96,8 @@ def exported(
     about = "Percent, means of this run's tables: Precision@1; short and long captions Recall@1; compositional accuracy."
     found = f"## Scores\n\n{about}\n\n| mean | value |\n|---|---:|\n{scores}\n" if scores else ""
     found += f"\n## Use\n\n{usage}\n" if usage else ""
-    of_run = caution.section(warned).replace("## Warnings", "## Warnings of the run")
+    others = [one for one in warned if f"- {one}\n" not in adapter_card]
+    of_run = caution.section(others).replace("## Warnings", "## Warnings of the run")
     found += f"\n{of_run.rstrip()}\n" if of_run else ""
     return (
         f"---\nlibrary_name: transformers\n{base}\n---\n\n{body.rstrip()}\n\n{found}\n## Weights\n\nThe adapter is merged into the base "
