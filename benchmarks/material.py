@@ -15,6 +15,7 @@ import polars as pl
 from PIL import Image
 
 from unime import artifacts, prompts
+from unime.data.images import Decoding
 from unime.data.items import Items
 
 NANO = harness.ROOT / "assets/nano-mllm"
@@ -78,4 +79,4 @@ def items(folder: Path, texts: list[str], sides: list[int]) -> tuple[Items, list
         (folder / f"images/{number}.jpg").write_bytes(data.getvalue())
         rows.append((f"p{number:07d}", f"{prompts.IMAGE_MARK}What is in the picture?\n", str(folder / "images"), f"{number}.jpg"))
     table = pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
-    return Items(table, 10**8), [row[0] for row in rows[: len(texts)]], [row[0] for row in rows[len(texts) :]]
+    return Items(table, Decoding(10**8)), [row[0] for row in rows[: len(texts)]], [row[0] for row in rows[len(texts) :]]

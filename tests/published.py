@@ -12,10 +12,11 @@ import polars as pl
 from PIL import Image
 
 from unime.data import mmeb
+from unime.data.images import Decoding
 from unime.job import Job
 
 MARK = "<|image_1|>\n"
-LIMIT = 10_000
+LIMIT = Decoding(10_000)
 
 
 def png(seed: int, size: tuple[int, int] = (28, 28)) -> bytes:
@@ -28,9 +29,9 @@ def job(folder: Path) -> Job:
     return Job(item=None, threads=2, scratch=folder / "scratch", log=logging.getLogger("test"))
 
 
-def read_sets(root: Path, names: list[str], instructions: str, cap: int, seed: int, limit: int, bad_rows: str, job: Job):
+def read_sets(root: Path, names: list[str], instructions: str, cap: int, seed: int, decoding: Decoding, bad_rows: str, job: Job):
     """Some training sets as one: (ITEMS, PAIRS, [report])."""
-    found = [mmeb.read_train(str(root), name, instructions, cap, seed, limit, bad_rows, job) for name in names]
+    found = [mmeb.read_train(str(root), name, instructions, cap, seed, decoding, bad_rows, job) for name in names]
     items = pl.concat([items for items, _, _, _ in found]).unique("id", keep="first", maintain_order=True).sort("id")
     return items, pl.concat([pairs for _, pairs, _, _ in found]), [report for _, _, report, _ in found]
 

@@ -15,6 +15,7 @@ from unime import artifacts
 from unime.__main__ import open_door
 from unime.artifacts import ArtifactError
 from unime.config import ConfigError, Rule, Variant, at, load, parse, settings_of
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate import one, run
 from unime.evaluate.tasks import CROSSMODAL, MODELS, TASKS
@@ -240,7 +241,7 @@ def test_an_embedder_alone_gets_the_figures_that_it_gets_among_all_models(suite,
         return Job("NanoColor", 1, tmp_path / name, logging.getLogger("test"))
 
     items, task, _ = mmeb.read_eval(str(suite), "NanoColor", 10**6, "fail", job("read"))
-    shown = Items(items, 10**6)
+    shown = Items(items, Decoding(10**6))
     among, _ = run.evaluate(task, shown, dict.fromkeys(MODELS), view, job("all"))
     alone = one.score_task(task, shown, None, view, job("one"))  # type: ignore[arg-type]
     assert len(alone) == 3 and alone.equals(among.filter(pl.col("model") == "unime_v2"))

@@ -270,7 +270,7 @@ def test_an_adapter_and_its_merged_export_give_the_same_embeddings_in_plain_tran
 @torch.no_grad()
 def test_the_code_of_an_exports_card_embeds_as_we_do(name, folder, trained, tmp_path, monkeypatch):
     """The card's Python is run as it stands there, in the exported folder: it knows transformers and nothing of this project."""
-    text = card.exported("unime_v2", "---\nbase_model: x\n---\n\n# unime_v2\n", {}, "0000000", usage.embedding(folder))
+    text = card.exported("unime_v2", "---\nbase_model: x\n---\n\n# unime_v2\n", {}, "0000000", usage.embedding(folder, "as_seen"))
     out = tmp_path / "merged"
     export(folder, trained[1], out, models=MODELS, card=text)
     code = (out / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]

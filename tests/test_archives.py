@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from published import LIMIT, png
 
-from unime.data import archives, images, parquet
+from unime.data import archives, checks, images, parquet
 from unime.data.archives import ArchiveError, BadImage
 
 COUNT = 70  # more than two windows of a parquet file
@@ -67,7 +67,7 @@ def test_every_kind_gives_the_same_bytes_in_any_order(kind: str, tmp_path: Path)
     order = np.random.default_rng(0).permutation(COUNT)
     assert [archives.archive(path).read(names[i]) for i in order] == [PNGS[i] for i in order]
     assert images.open_image(path, names[3], LIMIT).size == (28, 28)
-    assert images.check(path, names[3], LIMIT) == hashlib.sha256(PNGS[3]).digest()
+    assert checks.check(path, names[3], LIMIT) == hashlib.sha256(PNGS[3]).digest()
     assert archives.archive(path).find(names[5]) == names[5] and archives.archive(path).find("other/x") is None
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_row_of_an_image_column_is_no_member(member: str, tmp_path: P
 def test_a_damaged_image_is_named_and_the_others_are_read(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(globals(), "PNGS", [*PNGS[:7], PNGS[7][:100], b"", *PNGS[9:]])
     path, names = place(kind, tmp_path)
-    results = list(images.check_all([(path, name) for name in names], LIMIT, 2))
+    results = list(checks.check_all([(path, name) for name in names], LIMIT, 2))
     assert [i for i, result in enumerate(results) if isinstance(result, BadImage)] == [7, 8]
     assert (results[7].file, results[7].member) == (path, names[7]) and "an empty file" in str(results[8])
 
@@ -149,8 +149,8 @@ def test_a_row_without_bytes_is_a_bad_image(tmp_path: Path):
     path = str(tmp_path / "a.parquet")
     for row in (0, 1):
         with pytest.raises(BadImage, match=f"image/{row}: .*holds no bytes"):
-            images.check(path, f"image/{row}", LIMIT)
-    assert images.check(path, "image/2", LIMIT)
+            checks.check(path, f"image/{row}", LIMIT)
+    assert checks.check(path, "image/2", LIMIT)
 
 
 def test_a_bomb_is_refused_in_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -188,7 +188,7 @@ def test_damage_inside_a_parquet_file_costs_the_rows_read_with_it_and_no_others(
     start = data.index(PNGS[0]) - 200  # the header of the first page of images
     data[start : start + 150] = bytes(255 - b for b in data[start : start + 150])
     Path(path).write_bytes(data)
-    bad = [isinstance(result, BadImage) for result in images.check_all([(path, name) for name in names], LIMIT, 1)]
+    bad = [isinstance(result, BadImage) for result in checks.check_all([(path, name) for name in names], LIMIT, 1)]
     assert any(bad) and not any(bad[2 * parquet._ROWS :])
 
 

@@ -17,6 +17,7 @@ from unime import artifacts, prompts
 from unime.backbones import load
 from unime.config import ConfigError
 from unime.data import mmeb
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate import crossmodal, rank, recall, rerank, run, tasks
 from unime.evaluate.metrics import TIE_RULES, Pool
@@ -214,7 +215,7 @@ def columns(suite, config, tmp_path_factory):
     found = {}
     for name, source in SOURCES.items():
         job = job_in(tmp_path_factory.mktemp("data"), source)
-        items, task, _ = mmeb.read_eval(str(suite), source, config.data.max_pixels, "fail", job)
+        items, task, _ = mmeb.read_eval(str(suite), source, Decoding.of(config.data), "fail", job)
         pool = list(dict.fromkeys(i for row in task["candidates"] for i in row))
         rows = []
         for row, query, candidates, at in task.select("row", "query", "candidates", "right").iter_rows():
@@ -225,7 +226,7 @@ def columns(suite, config, tmp_path_factory):
             rows.append((name, row, query, right[:1] if compositional else right, pair if compositional else [], part))
         queries = pl.DataFrame(rows, schema=artifacts.CAPTION_QUERIES, orient="row")
         given = [] if name.startswith("NanoCrepe") else pool
-        found[name] = queries, pl.DataFrame({"id": given}, schema=artifacts.POOL), Items(items, config.data.max_pixels)
+        found[name] = queries, pl.DataFrame({"id": given}, schema=artifacts.POOL), Items(items, Decoding.of(config.data))
     return found
 
 

@@ -360,7 +360,7 @@ def test_what_is_no_folder_is_refused(make, reason, family, tmp_path):
 
 def test_a_model_card_is_not_written_for_a_damaged_folder(broken):
     with pytest.raises(ModelError, match="config.json has model_type 'x'"):
-        embedding(broken("qwen2_vl", setting("config.json", model_type="x")))
+        embedding(broken("qwen2_vl", setting("config.json", model_type="x")), "as_seen")
 
 
 def test_the_weights_a_plan_does_not_need_may_be_missing_and_nothing_is_drawn_by_opening(family, broken):

@@ -10,6 +10,7 @@ import torch
 from published import job, read_sets
 
 from unime import artifacts, backbones, shards
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.embed import embed
 
@@ -18,7 +19,7 @@ from unime.embed import embed
 def items(suite: Path, config, tmp_path_factory) -> Items:
     folder = tmp_path_factory.mktemp("items")
     names = ["NanoColor", "NanoCaption_t2i", "NanoEdit"]
-    return Items(read_sets(suite, names, "original", 12, 0, config.data.max_pixels, "fail", job(folder))[0], 10**6)
+    return Items(read_sets(suite, names, "original", 12, 0, Decoding.of(config.data), "fail", job(folder))[0], Decoding(10**6))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from families import apart, image
 
 from unime import artifacts, backbones, prompts
 from unime.backbones.base import IGNORED
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate import rerank
 from unime.judge import Question, shared_prefix, transformers_backend
@@ -44,7 +45,7 @@ def items(tmp_path_factory) -> Items:
         if size:
             image(*size, seed=number).save(folder / f"{id}.png")
         rows.append((id, text, str(folder) if size else "", f"{id}.png" if size else ""))
-    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), 10**6)
+    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10**6))
 
 
 @pytest.fixture(scope="module", params=families.NAMES)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unime.data import archives, images
+from unime.data import archives, checks, images
 from unime.data.archives import ArchiveError, BadImage
+from unime.data.images import Decoding
 
-LIMIT = 10_000
+LIMIT = Decoding(10_000)
 
 
 def encoded(kind: str = "PNG", size: tuple[int, int] = (40, 30), mode: str = "RGB", seed: int = 0) -> bytes:
@@ -40,7 +41,7 @@ def test_every_common_format_becomes_rgb(kind: str, tmp_path: Path):
     path = zipped(tmp_path / "a.zip", {"x": encoded(kind)})
     image = images.open_image(path, "x", LIMIT)
     assert (image.mode, image.size) == ("RGB", (40, 30))
-    assert images.check(path, "x", LIMIT) == hashlib.sha256(encoded(kind)).digest()
+    assert checks.check(path, "x", LIMIT) == hashlib.sha256(encoded(kind)).digest()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
@@ -54,7 +55,7 @@ def test_a_truncated_image_is_found_without_keeping_it(kind: str, share: float, 
     whole = encoded(kind)
     path = zipped(tmp_path / "a.zip", {"x.img": whole[: int(len(whole) * share)]})
     with pytest.raises(BadImage) as found:
-        images.check(path, "x.img", LIMIT)
+        checks.check(path, "x.img", LIMIT)
     assert (found.value.file, found.value.member) == (path, "x.img") and "a.zip: x.img: " in str(found.value)
 
 
@@ -68,14 +69,14 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path):
     path = zipped(tmp_path / "a.zip", {"bomb.png": bomb, "just.png": encoded(size=(100, 100)), "over.png": encoded(size=(101, 100))})
     for name in ("bomb.png", "over.png"):
         with pytest.raises(BadImage, match=r"\d+x\d+ = \d+ pixels, more than data.max_pixels 10000"):
-            images.check(path, name, LIMIT)
+            checks.check(path, name, LIMIT)
     assert images.open_image(path, "just.png", LIMIT).size == (100, 100)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(archives, "_MAX_BYTES", 1000)
     with pytest.raises(BadImage, match="1001 bytes, more than 1000"):
-        images.check(zipped(tmp_path / "a.zip", {"x.png": bytes(1001)}), "x.png", LIMIT)
+        checks.check(zipped(tmp_path / "a.zip", {"x.png": bytes(1001)}), "x.png", LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch
 def test_what_is_no_image_is_named(member: str, reason: str, tmp_path: Path):
     path = zipped(tmp_path / "a.zip", {"._x.png": b"Mac", "d/._x.png": b"Mac", "empty.png": b"", "text.png": b"hello " * 20})
     with pytest.raises(BadImage, match=reason):
-        images.check(path, member, LIMIT)
+        checks.check(path, member, LIMIT)
 
 
 def test_a_member_whose_bytes_were_damaged_is_named(tmp_path: Path):
@@ -101,8 +102,8 @@ def test_a_member_whose_bytes_were_damaged_is_named(tmp_path: Path):
     data[at] ^= 255
     Path(path).write_bytes(data)
     with pytest.raises(BadImage, match="x.png: its bytes cannot be read"):
-        images.check(path, "x.png", LIMIT)
-    assert images.check(path, "y.png", LIMIT)
+        checks.check(path, "x.png", LIMIT)
+    assert checks.check(path, "y.png", LIMIT)
 
 
 def test_a_truncated_archive_is_an_error_of_the_archive(tmp_path: Path):
@@ -144,7 +145,7 @@ def test_a_row_path_finds_its_member_and_never_a_namesake(members: list[str], ro
 def test_many_images_are_checked_in_order_and_bad_ones_do_not_stop_it(tmp_path: Path):
     good = {f"{i}.png": encoded(seed=i) for i in range(20)}
     path = zipped(tmp_path / "a.zip", good | {"7.png": b"no"})
-    results = list(images.check_all([(path, f"{i}.png") for i in range(20)], LIMIT, threads=3))
+    results = list(checks.check_all([(path, f"{i}.png") for i in range(20)], LIMIT, threads=3))
     assert [isinstance(result, BadImage) for result in results] == [i == 7 for i in range(20)]
     assert results[5] == hashlib.sha256(good["5.png"]).digest()
 
@@ -180,9 +181,9 @@ def test_a_size_is_known_from_the_beginning_of_a_file_and_of_the_whole_where_tha
     (tmp_path / "folder/a").write_bytes(data + bytes(100_000))
     zipped(tmp_path / "a.zip", {"a": data + bytes(100_000)})
     for place in ("folder", "a.zip"):
-        assert images.peek(str(tmp_path / place), "a", 10**6).size == (640, 480)
+        assert images.peek(str(tmp_path / place), "a", Decoding(10**6)).size == (640, 480)
         with pytest.raises(BadImage, match="640x480 = 307200 pixels, more than data.max_pixels 1000"):
-            images.peek(str(tmp_path / place), "a", 1000)
+            images.peek(str(tmp_path / place), "a", Decoding(1000))
 
 
 def test_a_peek_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -197,4 +198,4 @@ def test_a_peek_reads_little_of_a_large_file(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(archives.Archive, "start", counted)
     monkeypatch.setattr(archives.Archive, "read", lambda self, member: pytest.fail("the whole file was read"))
-    assert images.peek(path, "a", 10**6).size == (640, 480) and read == [64 * 1024]
+    assert images.peek(path, "a", Decoding(10**6)).size == (640, 480) and read == [64 * 1024]

@@ -18,6 +18,7 @@ from training import table_of, view_of, write_data
 from unime import backbones
 from unime.backbones import Backbone
 from unime.config import View
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.lanes import ONE, GradientLanes
 from unime.train import embedder, negatives
@@ -70,7 +71,7 @@ def setting_of(folder: Path, nano: Path, dropout: float = 0.0) -> Setting:
     backbone.model.train()
     queries, positives = zip(*PAIRS, strict=True)
     table = table_of(folder, "unime_v2").head(len(PAIRS)).with_columns(query=pl.Series(queries), positive=pl.Series(positives))
-    return Setting(backbone, Items.open(folder, 10**6), table)
+    return Setting(backbone, Items.open(folder, Decoding(10**6)), table)
 
 
 def settings_of(kind: str, mask: str, smoothing: float, micro: int, folder: Path, nano: Path) -> View:

@@ -12,6 +12,7 @@ from published import job, read_sets
 
 from unime import artifacts, backbones, judge, prompts
 from unime.artifacts import ArtifactError
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.judge import Question, backends, shared_prefix, transformers_backend
 from unime.judge.tokens import Tokens
@@ -22,8 +23,8 @@ SETS = ["NanoColor", "NanoCaption_i2t", "NanoCaption_t2i", "NanoEdit", "NanoPhra
 @pytest.fixture(scope="module")
 def data(suite: Path, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    items, pairs, _ = read_sets(suite, SETS, "original", 12, 0, config.data.max_pixels, "fail", job(folder))
-    return Items(items, config.data.max_pixels), pairs
+    items, pairs, _ = read_sets(suite, SETS, "original", 12, 0, Decoding.of(config.data), "fail", job(folder))
+    return Items(items, Decoding.of(config.data)), pairs
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from published import job, read_sets
 from unime import artifacts, backbones, judge, prompts
 from unime import config as config_module
 from unime.config import ConfigError
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.judge import Question, openai_backend
 from unime.judge.openai_backend import OpenaiJudge, ServerError
@@ -37,8 +38,8 @@ PYTHON = os.environ.get("UNIME_VLLM_PYTHON", "")
 @pytest.fixture(scope="module")
 def data(suite: Path, config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    items, pairs, _ = read_sets(suite, SETS, "original", 12, 0, config.data.max_pixels, "fail", job(folder))
-    return Items(items, config.data.max_pixels), pairs
+    items, pairs, _ = read_sets(suite, SETS, "original", 12, 0, Decoding.of(config.data), "fail", job(folder))
+    return Items(items, Decoding.of(config.data)), pairs
 
 
 @pytest.fixture

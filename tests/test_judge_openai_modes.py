@@ -29,6 +29,7 @@ from raw_server import Exchange, Mode
 
 from unime import artifacts
 from unime.config import ConfigError
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.judge import Question, openai_answers, openai_backend, openai_http
 from unime.judge.openai_backend import OpenaiJudge, ServerError
@@ -44,7 +45,7 @@ KEY = "sk-Judge/Test+Key=0123456789~abcdef"
 
 @pytest.fixture(scope="module")
 def tables(suite: Path, config, tmp_path_factory) -> tuple[pl.DataFrame, pl.DataFrame]:
-    items, pairs, _ = read_sets(suite, [SET], "original", 12, 0, config.data.max_pixels, "fail", job(tmp_path_factory.mktemp("data")))
+    items, pairs, _ = read_sets(suite, [SET], "original", 12, 0, Decoding.of(config.data), "fail", job(tmp_path_factory.mktemp("data")))
     return items, pairs
 
 
@@ -62,7 +63,7 @@ def opened(tables, config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ope
 
     def make(url: str, **settings: object) -> OpenaiJudge:
         values = {"url": url, "retries": RETRIES, "timeout": TIMEOUT, "in_flight": 1} | settings
-        items = Items(tables[0], config.data.max_pixels)
+        items = Items(tables[0], Decoding.of(config.data))
         return OpenaiJudge(items, config.judge.openai.model_copy(update=values), 0, logging.getLogger("test"))
 
     return make

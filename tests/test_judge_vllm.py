@@ -29,6 +29,7 @@ from unime import artifacts, backbones, judge, prompts
 from unime import config as config_module
 from unime.__main__ import open_door
 from unime.backbones import ModelError
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.job import Job
 from unime.judge import Question, backends, vllm_backend
@@ -50,7 +51,7 @@ def data(suite: Path, config, tmp_path_factory) -> dict[str, tuple[pl.DataFrame,
     """Per set ITEMS, PAIRS and HITS: pairs of the embedded suite, each with other candidates of its set."""
     found, scratch = {}, job(tmp_path_factory.mktemp("data"))
     for name in SETS:
-        items, pairs, _ = read_sets(suite, [name], "original", PAIRS, 0, config.data.max_pixels, "fail", scratch)
+        items, pairs, _ = read_sets(suite, [name], "original", PAIRS, 0, Decoding.of(config.data), "fail", scratch)
         rows = []
         for pair, positive in pairs.select("pair", "positive").iter_rows():
             pool = pairs.filter(pl.col("positive") != positive)["positive"].unique(maintain_order=True)
@@ -99,7 +100,7 @@ def here(folder: Path, item: str, scratch: Path) -> tuple[pl.DataFrame, float]:
     """What the transformers backend says of the same, and how many pairs a second it takes."""
     config = config_module.load(folder / "config.yaml")
     settings = config.judge.model_copy(update={"backend": "transformers"})
-    items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
+    items = Items.of_sets(folder / "results/data/train", SETS, Decoding.of(config.data))
     one = config.judge.models[item]
     backend = backends.open_backend(settings, one.model, items, models=config.models, log=job(scratch).log)
     start, parts = time.monotonic(), []
@@ -197,7 +198,7 @@ def test_requests_stand_in_the_order_of_prefixes_with_one_placeholder_an_image(
 ):
     model = nano if name == "nano" else family(name)
     backbone = backbones.load(model, models=config.models, image_size=SIDE, weights=False)
-    items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
+    items = Items.of_sets(folder / "results/data/train", SETS, Decoding.of(config.data))
     asked = questions(folder)
     engine = vllm_backend.VllmJudge(backbone, items, config.judge.vllm, job(tmp_path).log, form)
     found = engine.requests(asked)
@@ -220,7 +221,7 @@ def test_requests_stand_in_the_order_of_prefixes_with_one_placeholder_an_image(
 
 def test_without_vllm_the_remedy_is_named(folder: Path, nano: Path, config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
+    items = Items.of_sets(folder / "results/data/train", SETS, Decoding.of(config.data))
     settings = config.judge.model_copy(update={"backend": "vllm"})
     backend = backends.open_backend(settings, nano, items, models=config.models, log=job(tmp_path).log)
     with pytest.raises(ModelError, match=r"'vllm', and vllm cannot be imported .* --use-conda.*envs/judge-vllm.yaml"):
@@ -314,7 +315,7 @@ class TestEngine:
     ):
         """Each prompt token for token; texts, images and both, on either side."""
         model = nano if name == "nano" else processed(family(name), tmp_path / "model", name)
-        items = Items.of_sets(folder / "results/data/train", SETS, config.data.max_pixels)
+        items = Items.of_sets(folder / "results/data/train", SETS, Decoding.of(config.data))
         asked = questions(folder)
         wanted = TransformersJudge(backbones.load(model, models=config.models, image_size=SIDE), items, 8192)
         ids = [sequence.ids.tolist() for question in asked for sequence in wanted.sequences(question)]
@@ -340,7 +341,9 @@ class TestEngine:
         rows += [(f"c{number:02}", f"{text} a ring", "", "") for number, text in enumerate(texts)]
         table = pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
         asked = [Question("q", tuple(f"c{number:02}" for number in range(len(texts))))]
-        wanted = TransformersJudge(backbones.load(model, models=config.models, image_size=SIDE), Items(table, config.data.max_pixels), 8192)
+        wanted = TransformersJudge(
+            backbones.load(model, models=config.models, image_size=SIDE), Items(table, Decoding.of(config.data)), 8192
+        )
         said = driven(tmp_path, model, table, asked, config)
         assert said["ids"] == [sequence.ids.tolist() for sequence in wanted.sequences(asked[0])] and len(texts) > 12
         assert np.abs(np.array(said["answers"][0]) - wanted.answers(asked)[0]).max() < 1e-3

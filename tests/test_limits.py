@@ -23,6 +23,7 @@ from unime import artifacts, prompts
 from unime.__main__ import open_door
 from unime.backbones import Prompt, load
 from unime.config import parse
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.data.rows import DataError
 from unime.doors._filter import _pair, each
@@ -123,7 +124,7 @@ def test_lengths_add_up_to_those_of_real_prompts(name: str, form: str, nano: Pat
         ("p2", f"see {prompts.IMAGE_MARK}\nit", *place),
         ("p3", prompts.IMAGE_MARK, *turned),
     ]
-    items = Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), 10_000)
+    items = Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10_000))
     for turn, counts in ((functools.partial(_pair, form=form), [1]), (functools.partial(prompts.list_turn, form=form), [2, 3])):
         reader = Reader("it", backbone, items, TextLengths(backbone, items), ImageSizes(items), "image_size", turn)
         rng, checked = np.random.default_rng(0), 0

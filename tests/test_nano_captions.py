@@ -15,6 +15,7 @@ from PIL import Image
 from published import job
 
 from unime.data.captions import read_captions
+from unime.data.images import Decoding
 from unime.nano import captions, makers, scenes
 from unime.nano.scenes import Thing
 
@@ -115,7 +116,7 @@ def test_many_scenes_are_told_apart_and_nothing_held_is_named():
 
 @pytest.mark.parametrize("task", captions.TASKS)
 def test_the_loader_reads_them_without_a_bad_row(task: str, suite: Path, config, tmp_path: Path):
-    _, queries, pool, report = read_captions(str(suite), task, config.data.max_pixels, "fail", job(tmp_path))
+    _, queries, pool, report = read_captions(str(suite), task, Decoding.of(config.data), "fail", job(tmp_path))
     counts = {"i2t": (12, 60), "t2i": (60, 12), "replace": (36, 0), "swap": (24, 0), "add": (24, 0)}
     assert (len(queries), len(pool)) == counts[task.rpartition("_")[2]] and report["left_out"]["count"] == 0
 

@@ -17,6 +17,7 @@ from published import job, read_sets
 from test_door import CODE, made
 
 from unime import artifacts, backbones, config, door, judge, shards
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.embed import embed
 from unime.job import Job, Part, PartMade, StageError
@@ -26,8 +27,8 @@ from unime.judge import transformers_backend
 @pytest.fixture(scope="module")
 def data(suite: Path, config, tmp_path_factory) -> tuple[Items, pl.DataFrame]:
     names = ["NanoColor", "NanoCaption_t2i"]
-    found, pairs, _ = read_sets(suite, names, "original", 8, 0, config.data.max_pixels, "fail", job(tmp_path_factory.mktemp("items")))
-    return Items(found, 10**6), pairs
+    found, pairs, _ = read_sets(suite, names, "original", 8, 0, Decoding.of(config.data), "fail", job(tmp_path_factory.mktemp("items")))
+    return Items(found, Decoding(10**6)), pairs
 
 
 def never() -> backbones.Backbone:

@@ -18,6 +18,7 @@ from hub_server import running
 
 from unime import artifacts, backbones
 from unime import config as config_module
+from unime.data.images import Decoding
 from unime.data.items import Content, Items
 from unime.evaluate.tasks import TASKS as MMEB
 
@@ -177,7 +178,7 @@ def test_the_export_opens_in_plain_transformers_and_embeds_as_the_run_did(finish
     data = finished / "results/data/eval/NanoCaption-Held_t2i"  # queries are texts
     task = artifacts.read_table(data / "queries.parquet", artifacts.TASKS)
     ids = sorted(set(task["query"]))
-    texts = [Content(text, None) for id in ids for text in [Items.open(data, 10**6).text(id)]]
+    texts = [Content(text, None) for id in ids for text in [Items.open(data, Decoding(10**6)).text(id)]]
     adapted = backbones.load(
         values.models.base if Path(values.models.base).is_absolute() else finished / values.models.base,
         adapter=finished / "results/train/unime_v2",

@@ -19,6 +19,7 @@ from unime import config as config_module
 from unime.__main__ import main
 from unime.data import captions, sets
 from unime.data.excluded import Excluded
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate import crossmodal, rank, rerank
 from unime.job import Job
@@ -64,17 +65,17 @@ def run(tmp_path_factory, values: dict, asked) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     data = folder / "results/data"
     for name in SETS:
-        items, pairs, _, labels = sets.read_train(root, name, "original", 50, 1, 10**6, "fail", job(folder))
+        items, pairs, _, labels = sets.read_train(root, name, "original", 50, 1, Decoding(10**6), "fail", job(folder))
         artifacts.write_table(items, data / "train" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(pairs, data / "train" / name / "pairs.parquet", artifacts.PAIRS)
         artifacts.write_table(labels, data / "train" / name / "labels.parquet", artifacts.LABELS)
         artifacts.write_table(nearest(pairs, items), folder / "results/retrieve" / name / "hits.parquet", artifacts.HITS)
     for name in TASKS:
-        items, queries, _ = sets.read_eval(root, name, 10**6, "fail", job(folder))
+        items, queries, _ = sets.read_eval(root, name, Decoding(10**6), "fail", job(folder))
         artifacts.write_table(items, data / "eval" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(queries, data / "eval" / name / "queries.parquet", artifacts.TASKS)
     for name in COLUMNS:
-        items, queries, pool, _ = captions.read_captions(root, name, 10**6, "fail", job(folder))
+        items, queries, pool, _ = captions.read_captions(root, name, Decoding(10**6), "fail", job(folder))
         artifacts.write_table(items, data / "eval" / name / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(queries, data / "eval" / name / "queries.parquet", artifacts.CAPTION_QUERIES)
         artifacts.write_table(pool, data / "eval" / name / "pool.parquet", artifacts.POOL)
@@ -122,7 +123,7 @@ def test_counts_are_what_the_rooms_process(run: Path, asked, tmp_path: Path) -> 
     assert hits > K * 24, "a pool is larger than k"
     assert work["judge"].count == judged and work["mine"].count == hits == mined and work["retrieve"].count == products
     folders = [run / "results/data/train" / name for name in SETS]
-    assert work["embed_train"].count == sum(len(Items.open(folder, 10**6)) for folder in folders)
+    assert work["embed_train"].count == sum(len(Items.open(folder, Decoding(10**6))) for folder in folders)
     tables = [artifacts.read_table(run / f"results/data/eval/{name}/queries.parquet", artifacts.TASKS) for name in TASKS]
     assert work["evaluate"].count == 4 * sum(len(rank.distinct(one)) for one in tables)
     assert work["evaluate_reranker"].count == sum(map(len, tables))
@@ -165,7 +166,7 @@ def test_tokens_of_the_judge_are_what_is_packed(run: Path, asked, nano: Path, mo
     monkeypatch.setattr(shared_prefix, "last_hidden", lambda some, backbone: torch.zeros(len(some.last), backbone.head.weight.shape[1]))
     backbone, plain, asking = backbones.load(nano, models=asked.models), 0, 0
     for name in SETS:
-        items = Items.open(run / "results/data/train" / name, 10**6)
+        items = Items.open(run / "results/data/train" / name, Decoding(10**6))
         engine = transformers_backend.TransformersJudge(backbone, items, budget, form)
         pairs, hits = of_set(run, name)
         shards = tokens.shards_of(tokens.asked(pairs, hits, K, 10**6), 10)
@@ -197,7 +198,7 @@ def trained(run: Path, config, nano: Path, folder: Path, kind: str) -> tuple[int
         return batch
 
     backbone.collate = counted
-    accelerator, items = accelerator_for(backbone), Items.of_sets(run / counts.TRAIN, SETS, 10**6)
+    accelerator, items = accelerator_for(backbone), Items.of_sets(run / counts.TRAIN, SETS, Decoding(10**6))
     trainer = tokens.trainer(kind, rows, Shown(backbone, items), settings, config.seed, accelerator)
     log = fit(backbone, settings, len(rows), config.seed, dataclasses.replace(job(folder), scratch=folder), accelerator, trainer)
     assert batch_at(2, len(rows), settings.batch, 42).epoch == 0
@@ -367,12 +368,12 @@ def test_assumed_tokens_of_the_reranker_follow_its_modes(values: dict, tmp_path:
 def test_tokens_of_items_are_their_prompts(run: Path, asked, nano: Path) -> None:
     plan, backbone = estimate(run, asked), backbones.load(nano, models=asked.models)
     loads = {one.stage: plan._load(one) for one in plan.work}
-    found = [Items.open(run / "results/data/train" / name, 10**6) for name in SETS]
+    found = [Items.open(run / "results/data/train" / name, Decoding(10**6)) for name in SETS]
     whole = sum(len(backbone.encode(backbone.item_prompt(items[id])).ids) for items in found for id in items.ids)
     assert loads["embed_train"].tokens == pytest.approx(whole) and loads["embed_train"].sample == sum(map(len, found))
     whole = 0
     for name in TASKS:
-        items = Items.open(run / "results/data/eval" / name, 10**6)
+        items = Items.open(run / "results/data/eval" / name, Decoding(10**6))
         rows = artifacts.read_table(run / f"results/data/eval/{name}/queries.parquet", artifacts.TASKS)
         whole += 4 * sum(len(backbone.encode(backbone.item_prompt(items[id])).ids) for id in rank.distinct(rows))
     assert loads["evaluate"].tokens == pytest.approx(whole)

@@ -16,6 +16,7 @@ from unime import artifacts
 from unime import config as config_module
 from unime.__main__ import main
 from unime.data import sets
+from unime.data.images import Decoding
 from unime.job import Job
 from unime.plan import counts, raw, stale
 
@@ -48,11 +49,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nano: Path) -> dict:
 def read_data(folder: Path) -> None:
     """What the data stages write."""
     job, data = Job(None, 1, folder / "scratch", logging.getLogger("test")), folder / "results/data"
-    items, pairs, _, labels = sets.read_train("own", "pictures", "original", 50, 1, 10**6, "fail", job)
+    items, pairs, _, labels = sets.read_train("own", "pictures", "original", 50, 1, Decoding(10**6), "fail", job)
     artifacts.write_table(items, data / "train/pictures/items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, data / "train/pictures/pairs.parquet", artifacts.PAIRS)
     artifacts.write_table(labels, data / "train/pictures/labels.parquet", artifacts.LABELS)
-    items, queries, _ = sets.read_eval("own", "pictures", 10**6, "fail", job)
+    items, queries, _ = sets.read_eval("own", "pictures", Decoding(10**6), "fail", job)
     artifacts.write_table(items, data / "eval/pictures/items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, data / "eval/pictures/queries.parquet", artifacts.TASKS)
 

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from training import ROOT, table_of, train, view_of, write_data
 
 from unime import artifacts, backbones, launch
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.job import StageError
 from unime.train.data import Batch, dealt, micro_batches
@@ -97,7 +98,7 @@ def same(one: Path, two: Path) -> None:
 def vectors(adapter: Path, folder: Path, nano: Path) -> np.ndarray:
     """Embeddings of all items with an adapter."""
     models = view_of("unime_v2", folder, nano).models
-    backbone, items = backbones.load(nano, adapter=adapter, models=models), Items.open(folder, 10**6)
+    backbone, items = backbones.load(nano, adapter=adapter, models=models), Items.open(folder, Decoding(10**6))
     return np.stack([backbone.embed(backbone.collate([backbone.item_prompt(items[id])]))[0].detach().numpy() for id in items.ids])
 
 
@@ -136,7 +137,7 @@ from training import view_of
 from unime import backbones
 from unime.data.items import Items
 from unime.train import processes
-backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, Decoding(10**6))
 backbone.model.requires_grad_(False)
 batch = backbone.collate([backbone.item_prompt(items[items.ids[0]])])
 whole = sum(parameter.numel() for layer in backbone.layers() for parameter in layer.parameters())

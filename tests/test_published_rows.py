@@ -389,7 +389,7 @@ def test_published_rows_of_every_set_are_imported_whole(root: Path, tmp_path: Pa
         tables[name] = items, pairs
     shelves = {name: mmeb.shelf(str(root), name) for name in TRAIN}
     mined, _, report = published_scores.import_scores(
-        file, tables, shelves, max_pixels=LIMIT, bad_rows="fail", job=job(tmp_path), image_marks=image_marks
+        file, tables, shelves, decoding=LIMIT, bad_rows="fail", job=job(tmp_path), image_marks=image_marks
     )
     assert report["rows"] == report["mined"] == sum(map(len, mined.values())) == len(rows_)
     assert [report[key]["count"] for key in ("left_out", "negatives_left_out", "unmatched")] == [0, 0, 0]

@@ -79,7 +79,7 @@ def sets(root: Path, names: str = "AB", cap: int = 100) -> dict[str, tuple[pl.Da
 
 def run(root: Path, file: Path, names: str = "AB", cap: int = 100, bad_rows: str = "skip", **settings: Any):
     shelves = {name: Shelf([archive_of(root, name)]) for name in names}
-    found = published.import_scores(file, sets(root, names, cap), shelves, max_pixels=LIMIT, bad_rows=bad_rows, job=job(root), **settings)
+    found = published.import_scores(file, sets(root, names, cap), shelves, decoding=LIMIT, bad_rows=bad_rows, job=job(root), **settings)
     for name in names:
         artifacts.check(found[0][name], artifacts.MINED, name)
         artifacts.check(found[1][name], artifacts.ITEMS, name)
@@ -146,7 +146,7 @@ def test_images_of_archives_made_elsewhere_are_matched_without_opening_them(memb
     archive_of(tmp_path, "A").unlink()
     shelf = Shelf([tmp_path / "nowhere.zip"])
     file = written(tmp_path, scored("A", 3))
-    mined, _, report = published.import_scores(file, known, {"A": shelf}, max_pixels=LIMIT, bad_rows="skip", job=job(tmp_path))
+    mined, _, report = published.import_scores(file, known, {"A": shelf}, decoding=LIMIT, bad_rows="skip", job=job(tmp_path))
     assert mined["A"]["query"].to_list() == [artifacts.content_id(ASK, png(3))] and report["new_pairs"] == 0
 
 

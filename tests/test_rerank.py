@@ -12,6 +12,7 @@ import torch
 
 from unime import artifacts, backbones, prompts
 from unime.data import mmeb
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate import rank, rerank, run
 from unime.evaluate.tasks import EMBEDDERS, MODELS, RERANKER
@@ -50,8 +51,8 @@ def job_in(folder, item="NanoCrop") -> Job:
 @pytest.fixture(scope="module")
 def opened(suite, config, tmp_path_factory):
     def read(name: str) -> tuple[pl.DataFrame, Items]:
-        items, task, _ = mmeb.read_eval(str(suite), name, config.data.max_pixels, "fail", job_in(tmp_path_factory.mktemp("data"), name))
-        return task, Items(items, config.data.max_pixels)
+        items, task, _ = mmeb.read_eval(str(suite), name, Decoding.of(config.data), "fail", job_in(tmp_path_factory.mktemp("data"), name))
+        return task, Items(items, Decoding.of(config.data))
 
     return read
 

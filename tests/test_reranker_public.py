@@ -20,6 +20,7 @@ from training import accumulator, gradient_of
 from unime import artifacts, backbones, prompts
 from unime.backbones import ModelError
 from unime.data import images
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.plan import tokens
 from unime.train import reranker
@@ -59,7 +60,7 @@ def items_of(folder: Path, members: dict[str, bytes]) -> Items:
         for name, data in members.items():
             archive.writestr(name, data)
     rows = [(name, prompts.IMAGE_MARK, str(folder / "a.zip"), name) for name in members]
-    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), 10**6)
+    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10**6))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "LA", "palette", "tRNS", "GIF", "WEBP"])

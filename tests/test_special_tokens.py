@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 from unime import artifacts, backbones, embed, prompts
 from unime.backbones import Backbone
 from unime.backbones.texts import Texts
+from unime.data.images import Decoding
 from unime.data.items import Content, Items
 from unime.evaluate import rerank
 from unime.judge import Question, score, vllm_backend
@@ -222,7 +223,7 @@ def test_a_training_step_takes_such_texts(kind, folder, nano):
 
 
 def test_such_texts_are_embedded_and_the_plan_counts_their_tokens(name, family, folder, tmp_path):
-    backbone, items = backbones.load(family(name), models=families.MODELS), Items.open(folder, 10**6)
+    backbone, items = backbones.load(family(name), models=families.MODELS), Items.open(folder, Decoding(10**6))
     track = lambda things, *_: things  # noqa: E731
     ids, vectors = embed.embed(items.ids, items, backbone, batch_tokens=4096, shard=200, scratch=tmp_path, track=track)
     assert len(ids) == len(items) and len(np.unique(vectors.round(4), axis=0)) == len(ids)
@@ -239,7 +240,7 @@ def test_such_texts_are_embedded_and_the_plan_counts_their_tokens(name, family, 
 
 @pytest.mark.parametrize("mode", ["likelihood", "generate", "pairwise"])
 def test_a_reranker_reads_lists_of_such_texts(mode, family, folder, tmp_path):
-    items = Items.open(folder, 10**6)
+    items = Items.open(folder, Decoding(10**6))
     for name in families.NAMES[1:3]:
         backbone = backbones.load(family(name), models=families.MODELS)
         asked = rerank.Lists(backbone, items, ["q05", "q38"], [["c05", "c37", "c38"], ["c00", "c45"]])
@@ -248,7 +249,7 @@ def test_a_reranker_reads_lists_of_such_texts(mode, family, folder, tmp_path):
 
 
 def test_a_request_to_vllm_has_one_placeholder_an_image_and_the_ids_of_the_transformers_backend(name, family, folder, config):
-    backbone, items = backbones.load(family(name), models=families.MODELS, weights=False), Items.open(folder, 10**6)
+    backbone, items = backbones.load(family(name), models=families.MODELS, weights=False), Items.open(folder, Decoding(10**6))
     engine = vllm_backend.VllmJudge(backbone, items, config.judge.vllm, logging.getLogger("test"))
     question = Question("q05", tuple(f"c{number:02}" for number in range(len(TEXTS))))
     whole = TransformersJudge(backbones.load(family(name), models=families.MODELS), items, 8192).sequences(question)
@@ -330,7 +331,7 @@ def test_what_may_be_a_special_token_of_a_server_is_pulled_apart():
 def test_a_server_is_never_sent_a_special_token_and_the_log_says_so(folder, config, monkeypatch, caplog):
     for variable in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
-    items = Items.open(folder, 10**6)
+    items = Items.open(folder, Decoding(10**6))
     asked = Question("q05", tuple(f"c{number:02}" for number in range(len(TEXTS))))
     with chat_server.running() as server, caplog.at_level(logging.WARNING):
         settings = config.judge.openai.model_copy(update={"url": server.url, "retries": 0, "timeout": 5.0})

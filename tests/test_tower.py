@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText
 from unime import backbones, config
 from unime.backbones import lora
 from unime.backbones.export import export
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.train import checkpoint, dense, lean, losses, processes
 from unime.train.data import Shown, batch_at
@@ -124,7 +125,7 @@ def test_targets_of_the_configuration():
 def test_images_stay_pixels_where_the_tower_is_trained(name, folder, family):
     backbone = backbones.load(family(name), models=families.MODELS, train=True)
     backbone.add_lora(SimpleNamespace(rank=4, alpha=8, dropout=0.0, dora=True, init="gaussian", targets="public"), 0)
-    items = Items.open(folder, 10**6)
+    items = Items.open(folder, Decoding(10**6))
     shown = Shown(backbone, items, limit=10**9)
     shown.ahead(["q01"])
     (encoded,) = shown.encoded(["q01"])
@@ -170,7 +171,7 @@ def test_training_with_a_tower_is_a_plain_step_of_peft_and_transformers(name, la
     makes a whole step of the smallest gradient, so one that is rounding alone would move its weight anywhere.  The loss, which has tests
     of its own, is float64 on both sides."""
     model, accumulate = accumulator("unime_v2", folder, family(name))
-    backbone, items, batch = accumulate.backbone, Items.open(folder, 10**6), batch_at(0, 12, 4, 1)
+    backbone, items, batch = accumulate.backbone, Items.open(folder, Decoding(10**6)), batch_at(0, 12, 4, 1)
     model.double()
     monkeypatch.setattr(backbone, "embed", lambda batch: nn.functional.normalize(backbone._last(batch), dim=-1))  # its own makes float32
     monkeypatch.setattr(losses, "soft_label_loss", soft_loss)
@@ -250,7 +251,7 @@ def test_training_changes_the_tower_and_a_resumed_run_leaves_the_same_files(fold
             training.train("unime_v2", folder, nano, tmp_path / "resumed", tmp_path / "b", **asked)
     training.train("unime_v2", folder, nano, tmp_path / "resumed", tmp_path / "b", **asked)
     assert training.files(tmp_path / "resumed") == training.files(tmp_path / "whole")
-    models, items = training.view_of("unime_v2", folder, nano).models, Items.open(folder, 10**6)
+    models, items = training.view_of("unime_v2", folder, nano).models, Items.open(folder, Decoding(10**6))
     before, after = (backbones.load(nano, adapter=adapter, models=models) for adapter in (None, tmp_path / "whole"))
     image = items["q01"].image
     assert apart(before.see(image).features, after.see(image).features) > 1e-4, "the tower was not trained"
@@ -263,7 +264,7 @@ def test_training_changes_the_tower_and_a_resumed_run_leaves_the_same_files(fold
 @torch.no_grad()
 def test_a_merged_export_of_a_trained_tower_is_the_trained_model(name, folder, family, tmp_path):
     model, accumulate = accumulator("unime_v2", folder, family(name))
-    backbone, items = accumulate.backbone, Items.open(folder, 10**6)
+    backbone, items = accumulate.backbone, Items.open(folder, Decoding(10**6))
     model.eval()
     prompts = [backbone.item_prompt(items[id]) for id in ("q00", "q01", "c02")]
     wanted = backbone.embed(backbone.collate(prompts))

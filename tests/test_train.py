@@ -19,6 +19,7 @@ from training import KINDS, ROOT, accumulator, files, table_of, train, view_of, 
 from transformers import get_scheduler
 
 from unime import artifacts, backbones, config, lanes
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.job import Job
 from unime.train import checkpoint, embedder, processes, reranker
@@ -56,7 +57,7 @@ def test_training_moves_the_weights_and_leaves_whole_files(kind, trained, folder
     models = view_of(kind, folder, nano).models
     moved, base = (backbones.load(nano, adapter=adapter, models=models) for adapter in (out, None))
     with torch.no_grad():
-        batch = base.collate([base.item_prompt(Items.open(folder, 10**6)[id]) for id in ("q00", "c01")])
+        batch = base.collate([base.item_prompt(Items.open(folder, Decoding(10**6))[id]) for id in ("q00", "c01")])
         assert (moved.embed(batch) - base.embed(batch)).abs().max() > 1e-3
 
 
@@ -228,7 +229,7 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
         (tmp_path / f"scratch-{name}").mkdir()
         job = Job(None, 1, tmp_path / f"scratch-{name}", log=logging.getLogger("test"))
         backbone = backbones.load(nano, models=view.models, train=True)
-        embedder.train_embedder("hard_negatives", one, Items.open(folder, 10**6), backbone, view, job, tmp_path / name)
+        embedder.train_embedder("hard_negatives", one, Items.open(folder, Decoding(10**6)), backbone, view, job, tmp_path / name)
         adapters.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
         assert ("flat targets" in (tmp_path / name / "README.md").read_text()) == (name == "judged")
     assert adapters[0] == adapters[1]
@@ -236,7 +237,7 @@ def test_negatives_that_no_judge_scored_train_the_one_hot_loss_alone(folder, nan
     for kind, reader in (("unime_v2", "the soft-label loss"), ("reranker", "the reranker's rule `hardest`")):
         view = view_of(kind, folder, nano)
         job = Job(None, 1, tmp_path / kind, log=logging.getLogger("test"))
-        backbone, items = backbones.load(nano, models=view.models, train=True), Items.open(folder, 10**6)
+        backbone, items = backbones.load(nano, models=view.models, train=True), Items.open(folder, Decoding(10**6))
         message = rf"pair {nobody['pair'][0]}: its negatives have no scores \(24 of 24 pairs\).*{reader} needs scores"
         with pytest.raises(ValueError, match=message):
             if kind == "reranker":
@@ -286,7 +287,7 @@ def test_a_bad_teacher_is_named_before_training(kind, folder, nano, tmp_path):
     bad = table.with_columns(sigma=pl.when(pl.col("pair") == pair).then(float("nan")).otherwise("sigma"))
     view = view_of(kind, folder, nano)
     job = Job(None, 1, tmp_path, logging.getLogger("test"))
-    items = Items.open(folder, 10**6)
+    items = Items.open(folder, Decoding(10**6))
     with pytest.raises(ValueError, match=f"pair {pair}: sigma is nan"):
         embedder.train_embedder(kind, bad, items, backbones.load(nano, models=view.models, train=True), view, job, tmp_path / "out")
     few = view_of(kind, folder, nano, negatives=8)

@@ -12,6 +12,7 @@ from training import accumulator, table_of, view_of, write_data
 
 from unime import backbones, prompts
 from unime.data.archives import BadImage
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.train import reranker
 from unime.train.data import Shown, groups
@@ -55,7 +56,7 @@ def test_several_items_at_once_are_each_item(folder, nano, monkeypatch):
     from unime.train import data
 
     monkeypatch.setattr(data, "LOOKED", 3)
-    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, Decoding(10**6))
     ids = ["q03", "c01", "q00", "q01", "q03", "q02", "q05", "q04"]
     plain = {id: Shown(backbone, items).content(id) for id in ids}
     shown = Shown(backbone, items, limit=2000)
@@ -72,7 +73,7 @@ def test_shown_items_are_kept_up_to_their_limit(folder, nano):
     backbone = backbones.load(nano, models=view.models)
     calls, see_all = [], backbone.see_all
     backbone.see_all = lambda images: calls.extend(images) or see_all(images)
-    shown = Shown(backbone, Items.open(folder, 10**6), limit=6000)
+    shown = Shown(backbone, Items.open(folder, Decoding(10**6)), limit=6000)
     first = shown.content("q01").image.features
     assert shown.content("q01").image.features is first and len(calls) == 1
     for number in range(10):
@@ -86,7 +87,7 @@ def test_images_of_a_coming_step_are_decoded_ahead_and_are_the_same(folder, nano
     from unime.train import data
 
     monkeypatch.setattr(data, "WAITING", 3)
-    items = Items.open(folder, 10**6)
+    items = Items.open(folder, Decoding(10**6))
     backbone = backbones.load(nano, models=view_of("unime_v2", folder, nano).models)
     decoded, here = [], threading.get_ident()
     monkeypatch.setattr(Items, "__getitem__", _noted(Items.__getitem__, decoded))
@@ -103,7 +104,7 @@ def test_images_of_a_coming_step_are_decoded_ahead_and_are_the_same(folder, nano
 
 
 def test_an_image_that_cannot_be_read_ahead_is_an_error_where_it_is_asked_for(folder, nano, monkeypatch):
-    shown = Shown(backbones.load(nano, models=view_of("unime_v2", folder, nano).models), items := Items.open(folder, 10**6))
+    shown = Shown(backbones.load(nano, models=view_of("unime_v2", folder, nano).models), items := Items.open(folder, Decoding(10**6)))
     bad, good = [id for id in items.ids if items.has_image(id)][:2]
     monkeypatch.setattr(
         items, "_members", [("gone.png" if id == bad else member) for id, member in zip(items.ids, items._members, strict=True)]
@@ -127,7 +128,7 @@ def test_what_is_read_ahead_is_read_once_in_whatever_order_it_is_asked_for(folde
     from unime.train import data
 
     monkeypatch.setattr(data, "WAITING", 3)
-    items, decoded = Items.open(folder, 10**6), []
+    items, decoded = Items.open(folder, Decoding(10**6)), []
     monkeypatch.setattr(Items, "__getitem__", _noted(Items.__getitem__, decoded))
     shown = Shown(backbones.load(nano, models=view_of("unime_v2", folder, nano).models), items)
     pictures = [id for id in items.ids if items.has_image(id)]
@@ -141,7 +142,7 @@ def test_what_is_read_ahead_is_read_once_in_whatever_order_it_is_asked_for(folde
 
 
 def test_inputs_are_made_once_and_go_with_their_items(folder, nano, monkeypatch):
-    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, 10**6)
+    backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, Decoding(10**6))
     made, encode = [], backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda prompt: made.append(prompt) or encode(prompt))
     shown, ids = Shown(backbone, items), ["q00", "c01", "c02", "q00"]
@@ -157,7 +158,7 @@ def test_too_long_items_are_named(folder, nano):
     view = view_of("unime_v2", folder, nano)
     backbone = backbones.load(nano, models=view.models.model_copy(update={"max_length": 2}))
     with pytest.raises(ValueError, match="item q00: a prompt of"):
-        Shown(backbone, Items.open(folder, 10**6)).encoded(["q00"])
+        Shown(backbone, Items.open(folder, Decoding(10**6))).encoded(["q00"])
 
 
 # The reranker's sequences

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unime import artifacts, backbones
 from unime import config as config_module
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.job import Job
 from unime.train import embedder, reranker
@@ -72,7 +73,7 @@ def train(kind: str, folder: Path, nano: Path, out: Path, scratch: Path, threads
     scratch.mkdir(parents=True, exist_ok=True)
     job = Job(None, threads, scratch, parallel=parallel, log=logging.getLogger("test"))
     backbone = backbones.load(nano, models=view.models, train=True)
-    items, table = Items.open(folder, 10**6), table_of(folder, kind)
+    items, table = Items.open(folder, Decoding(10**6)), table_of(folder, kind)
     if kind == "reranker":
         return reranker.train_reranker(table, items, backbone, view, job, out)
     return embedder.train_embedder(kind, table, items, backbone, view, job, out)
@@ -96,7 +97,7 @@ def accumulator(kind: str, folder: Path, nano: Path, perturb: bool = True, **cha
         for parameter in [p for p in backbone.model.parameters() if p.requires_grad]:
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
     backbone.model.train()
-    shown, table = Shown(backbone, Items.open(folder, 10**6)), table_of(folder, kind)
+    shown, table = Shown(backbone, Items.open(folder, Decoding(10**6))), table_of(folder, kind)
     if kind == "reranker":
         return backbone.model, reranker.Answers(shown, table, settings, view.seed, Accelerator(cpu=True))
     return backbone.model, embedder.accumulator(kind, shown, table, settings, Accelerator(cpu=True))

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 
 def main(asked: Path, said: Path) -> None:
     from unime.backbones import load
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.judge import Question
     from unime.judge.vllm_backend import VllmJudge
 
     given = json.loads(asked.read_text())
     backbone = load(given["model"], models=SimpleNamespace(**given["models"]), image_size=given["image_size"], weights=False)
-    judge = VllmJudge(backbone, Items.open(given["items"], 1 << 22), SimpleNamespace(**given["vllm"]), logging.getLogger("unime"))
+    judge = VllmJudge(backbone, Items.open(given["items"], Decoding(1 << 22)), SimpleNamespace(**given["vllm"]), logging.getLogger("unime"))
     generate, ids = judge.engine.generate, []
 
     def watched(*arguments: object, **named: object) -> list:

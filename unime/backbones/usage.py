@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unime.backbones import FAMILIES, family_of
+from unime.data.images import Pixels
 
 _OPEN = """\
 import json
@@ -38,11 +39,23 @@ def embed(text: str, image: Image.Image | None = None, side: int = 0) -> torch.T
         if word in text:
             raise ValueError(f"the text spells the special token {word}, which would not be read as text; take it out")
     if image is not None:
-        image = image.convert("RGB")
-        image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
+{pixels}        image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
         if "<|image_1|>" not in text:
             text = "<|image_1|>" + text
 '''
+
+_AS_SEEN = """\
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:  # on white
+            coloured = image.convert("RGBA")
+            image = Image.new("RGB", image.size, "white")
+            image.paste(coloured, mask=coloured.getchannel("A"))
+        image = image.convert("RGB")
+"""
+
+_AS_PUBLIC = """\
+        image = image.convert("RGB")
+"""
 
 _PIXELS_QWEN = """\
         inputs = dict(image_processor(images=[image], return_tensors="pt"))
@@ -121,14 +134,18 @@ _BODIES = {
 """The function `embed` of each family, by model_type.  Tokens and marks stand in it as a reader of the card needs them."""
 
 
-def embedding(folder: str | Path) -> str:
+def embedding(folder: str | Path, pixels: Pixels) -> str:
     """Markdown that says how to embed an item with the exported model of a base folder, in Python on transformers alone.
 
+    Images become `pixels` as in training (the configuration's data.pixels; 16-bit images are left out, which Pillow's users scale).
     Raises ModelError where the folder has no config.json of a known family.
     """
     family = family_of(Path(folder))
     kind = next(name for name, known in FAMILIES.items() if known is family)
-    code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__) + _BODIES[kind]
+    code = _OPEN.format(module=family.IMAGE_PROCESSOR.__module__, processor=family.IMAGE_PROCESSOR.__name__)
+    code += _BODIES[kind].replace("{pixels}", _AS_SEEN if pixels == "as_seen" else _AS_PUBLIC)
+    if pixels == "as_seen":
+        code = code.replace("from PIL import Image\n", "from PIL import Image, ImageOps\n")
     if not family.CHAT_ITEMS:
         code = code.removeprefix("import json\nfrom pathlib import Path\n\n")
     return f"```python\n{code}```"

@@ -90,6 +90,10 @@ class Data(Section):
     )
     cap: Positive = Field(description="rows kept of each training set, drawn with the seed (the paper: 50,000)")
     max_pixels: Positive = Field(description="an image with more pixels is refused before it is decoded")
+    pixels: Literal["as_seen", "as_public"] = Field(
+        description="how an image file becomes pixels.  as_seen: as a viewer shows it, turned as EXIF says, transparent parts on white, "
+        "16-bit grey scaled to 8 bits; as_public: as the public code reads it, with none of that"
+    )
     bad_rows: Literal["skip", "fail"] = Field(
         description="skip: list bad rows in the report and go on; fail: stop at the first set that has one"
     )

@@ -13,6 +13,7 @@ import polars as pl
 from unime import artifacts, config, prompts
 from unime.data import benchmarks, rows, tables
 from unime.data.benchmarks import PARTS
+from unime.data.images import Decoding
 from unime.data.rows import DataError
 
 DIRECTIONS = ("i2t", "t2i")
@@ -21,7 +22,7 @@ _LEFT_OUT = ("file", "row", "reason")
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]
 
 
-def read_captions(root: str, task: str, max_pixels: int, bad_rows: str, job: Any, line_end: str = "strip") -> Tables:
+def read_captions(root: str, task: str, decoding: Decoding, bad_rows: str, job: Any, line_end: str = "strip") -> Tables:
     """The task `<benchmark>_<i2t, t2i, replace, swap or add>` as (ITEMS sorted by id, CAPTION_QUERIES, POOL, report).
 
     Queries and pool are in the source's order.  A source row whose image or whose every caption is bad is left out and listed, as are
@@ -37,8 +38,8 @@ def read_captions(root: str, task: str, max_pixels: int, bad_rows: str, job: Any
     if not folder.is_dir():
         raise DataError(f"{home}: unknown benchmark {benchmark!r}{config.nearest(benchmark, known(home))}")
     if what in DIRECTIONS:
-        return _retrieval(folder, task, what, max_pixels, bad_rows, job, line_end)
-    return _compositional(folder, task, what, max_pixels, bad_rows, job)
+        return _retrieval(folder, task, what, decoding, bad_rows, job, line_end)
+    return _compositional(folder, task, what, decoding, bad_rows, job)
 
 
 def known(home: Path) -> list[str]:
@@ -46,7 +47,7 @@ def known(home: Path) -> list[str]:
     return sorted(path.name for path in home.iterdir() if path.is_dir())
 
 
-def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: str, job: Any, line_end: str) -> Tables:
+def _retrieval(folder: Path, task: str, what: str, decoding: Decoding, bad_rows: str, job: Any, line_end: str) -> Tables:
     frame, shelf = benchmarks.retrieval(folder, line_end)
     total = len(frame)
     frame = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int64), text=pl.lit(prompts.FIND_CAPTION))
@@ -56,7 +57,7 @@ def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: st
     said = said.with_row_index("number").filter(pl.col("wrong").is_null())
     said = said.with_columns(pl.col("number").cast(pl.Int64), place=pl.int_range(pl.len()).over("index"))
     references = pl.concat([usable.select("text", "path"), said.select(text="caption", path=pl.lit(""))])
-    identified = rows.identify(references, shelf, max_pixels, job.threads, job.track, f"{task}: images")
+    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{task}: images")
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys, on=["text", "path"], how="left", maintain_order="left")
     words = keys.filter(pl.col("path") == "").select(caption="text", words="id", unread="reason")
@@ -95,12 +96,12 @@ def _retrieval(folder: Path, task: str, what: str, max_pixels: int, bad_rows: st
     return items, queries, pool, {**report, **_damage(items, bad, lost)}
 
 
-def _compositional(folder: Path, task: str, what: str, max_pixels: int, bad_rows: str, job: Any) -> Tables:
+def _compositional(folder: Path, task: str, what: str, decoding: Decoding, bad_rows: str, job: Any) -> Tables:
     frame, shelf = benchmarks.compositional(folder, what)
     frame = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int64), text=pl.lit(prompts.FIND_CAPTION))
     usable = frame.filter(pl.col("wrong").is_null())
     sides = [usable.select("text", "path"), *(usable.select(text=side, path=pl.lit("")) for side in ("true", "false"))]
-    identified = rows.identify(pl.concat(sides), shelf, max_pixels, job.threads, job.track, f"{task}: images")
+    identified = rows.identify(pl.concat(sides), shelf, decoding, job.threads, job.track, f"{task}: images")
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys.rename({"id": "query"}), on=["text", "path"], how="left", maintain_order="left")
     for side in ("true", "false"):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unime import artifacts, prompts
 from unime.data import images
+from unime.data.images import Decoding, Outline
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Content:
     """What an item shows a model; at least one of the two is there."""
 
     text: str
-    image: Image.Image | None
+    image: Image.Image | Outline | None
 
     @property
     def parts(self) -> list:
@@ -30,10 +31,10 @@ class Content:
 class Items:
     """A table ITEMS by id: `items[id]` decodes, `text`, `has_image` and `peek` do not.  Safe in forked workers."""
 
-    def __init__(self, table: pl.DataFrame, max_pixels: int, source: str = "items"):
+    def __init__(self, table: pl.DataFrame, decoding: Decoding, source: str = "items"):
         artifacts.check(table, artifacts.ITEMS, source)
         self.ids: list[str] = table["id"].to_list()
-        self.max_pixels = max_pixels
+        self.decoding = decoding
         self.white = False
         self._texts, self._archives, self._members = (table[name].to_list() for name in ("text", "archive", "member"))
         self._row = {id: row for row, id in enumerate(self.ids)}
@@ -43,16 +44,16 @@ class Items:
             raise artifacts.ArtifactError(f"{source}: item id {twice} is there twice; delete the file and run the data stage again")
 
     @classmethod
-    def open(cls, folder: str | Path, max_pixels: int) -> Items:
+    def open(cls, folder: str | Path, decoding: Decoding) -> Items:
         """The items of a data stage's folder.  Raises ArtifactError."""
         path = Path(folder) / "items.parquet"
-        return cls(artifacts.read_table(path, artifacts.ITEMS), max_pixels, str(path))
+        return cls(artifacts.read_table(path, artifacts.ITEMS), decoding, str(path))
 
     @classmethod
-    def of_sets(cls, folder: str | Path, names: Sequence[str], max_pixels: int) -> Items:
+    def of_sets(cls, folder: str | Path, names: Sequence[str], decoding: Decoding) -> Items:
         """The items of some data sets, each in its own folder; one that several sets have is there once.  Raises ArtifactError."""
         table = artifacts.read_tables(folder, names, "items.parquet", artifacts.ITEMS)
-        return cls(table.unique("id", keep="first", maintain_order=True).sort("id"), max_pixels, str(folder))
+        return cls(table.unique("id", keep="first", maintain_order=True).sort("id"), decoding, str(folder))
 
     def on_white(self) -> Items:
         """The same items, whose transparent images stand on white: what the reranker sees, in training and in evaluation.
@@ -74,15 +75,15 @@ class Items:
         row = self._at(id)
         if not self._members[row]:
             return Content(self._texts[row], None)
-        image = images.open_image(self._archives[row], self._members[row], self.max_pixels, self.white)
+        image = images.open_image(self._archives[row], self._members[row], self.decoding, self.white)
         return Content(self._texts[row], image)
 
     def peek(self, id: str) -> Content:
-        """As `items[id]` with an image of which only `.size` is known: enough to count tokens, much cheaper."""
+        """As `items[id]`, with the outline of its image: enough to count tokens, much cheaper."""
         row = self._at(id)
         if not self._members[row]:
             return Content(self._texts[row], None)
-        return Content(self._texts[row], images.peek(self._archives[row], self._members[row], self.max_pixels))
+        return Content(self._texts[row], images.peek(self._archives[row], self._members[row], self.decoding))
 
     def text(self, id: str) -> str:
         return self._texts[self._at(id)]

@@ -20,6 +20,7 @@ import polars as pl
 
 from unime import artifacts, config, prompts
 from unime.data import archives, stream, tables
+from unime.data.images import Decoding
 from unime.data.rows import DataError, Shelf
 
 SIDES = ("query_text", "query_image", "positive_text", "positive_image")
@@ -50,7 +51,7 @@ def published(file: Path) -> bool:
 
 
 def read_train(
-    root: str, name: str, cap: int, seed: int, max_pixels: int, bad_rows: str, job: Any
+    root: str, name: str, cap: int, seed: int, decoding: Decoding, bad_rows: str, job: Any
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
     """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS); see `tables.pairs`.
 
@@ -62,10 +63,10 @@ def read_train(
         for place, wrong, row, _ in rows(folder)
     )
     frame = _frame(pairs, tables.TRAIN)
-    return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, max_pixels, bad_rows, job)
+    return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, decoding, bad_rows, job)
 
 
-def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+def read_eval(root: str, name: str, decoding: Decoding, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "eval" / name
 
@@ -75,7 +76,7 @@ def read_eval(root: str, name: str, max_pixels: int, bad_rows: str, job: Any) ->
             row = {"query_text": query_text, "query_path": query_path, "texts": texts, "paths": paths, "open": not candidates}
             yield {**place, "wrong": wrong, **row}
 
-    return tables.tasks(_frame(asked(), tables.EVAL), name, folder, _shelf(folder), max_pixels, bad_rows, job)
+    return tables.tasks(_frame(asked(), tables.EVAL), name, folder, _shelf(folder), decoding, bad_rows, job)
 
 
 def _frame(rows: Iterator[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:

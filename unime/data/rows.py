@@ -13,7 +13,8 @@ from typing import Any, Literal
 import polars as pl
 
 from unime import artifacts, prompts
-from unime.data import archives, images
+from unime.data import archives, checks
+from unime.data.images import Decoding
 
 LISTED = 1000
 """Left-out rows that a report lists one by one; the count is always of all."""
@@ -108,7 +109,7 @@ class Shelf:
 def identify(
     references: pl.DataFrame,
     shelf: Shelf,
-    max_pixels: int,
+    decoding: Decoding,
     threads: int,
     track: Callable[..., Iterable[Any]],
     label: str,
@@ -122,7 +123,7 @@ def identify(
     paths = references.filter(pl.col("path") != "")["path"].unique(maintain_order=True).to_list()
     places = {path: shelf.find(path) for path in paths}
     distinct = list(dict.fromkeys(place for place in places.values() if place is not None))
-    results = track(images.check_all(distinct, max_pixels, threads), len(distinct), label)
+    results = track(checks.check_all(distinct, decoding, threads), len(distinct), label)
     digests = dict(zip(distinct, results, strict=True))
 
     rows: list[tuple[str, str, str | None, str, str, str | None]] = []
@@ -139,13 +140,13 @@ def identify(
 
 
 def _reason(
-    text: str, path: str, place: tuple[str, str] | None, digest: bytes | images.BadImage | None, shelf: Shelf, rules: Rules
+    text: str, path: str, place: tuple[str, str] | None, digest: bytes | archives.BadImage | None, shelf: Shelf, rules: Rules
 ) -> str | None:
     """Why a reference is no item, or None."""
     marks = text.count(prompts.IMAGE_MARK)
     if path and place is None:
         return f"image {path!r} is not in {shelf.where}"
-    if isinstance(digest, images.BadImage):
+    if isinstance(digest, archives.BadImage):
         return f"image {digest}"
     if not path:
         if marks and rules.bare_marks == "refuse":

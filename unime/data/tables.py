@@ -15,6 +15,7 @@ import polars as pl
 
 from unime import artifacts
 from unime.data import archives, rows
+from unime.data.images import Decoding
 from unime.data.rows import STRICT, DataError, Rules, Shelf
 
 ROWS = {"index": pl.UInt32, "file": pl.String, "row": pl.Int64, "wrong": pl.String}
@@ -45,7 +46,7 @@ def pairs(
     shelf: Shelf,
     cap: int,
     seed: int,
-    max_pixels: int,
+    decoding: Decoding,
     bad_rows: str,
     job: Any,
     rules: Rules = STRICT,
@@ -62,7 +63,7 @@ def pairs(
     frame = _draw(every_row, name, cap, seed)
     undrawn = every_row.join(frame.select("index"), on="index", how="anti")
     sides = pl.concat([frame.select(text=f"{side}_text", path=f"{side}_path") for side in ("query", "positive")])
-    identified = rows.identify(sides, shelf, max_pixels, job.threads, job.track, f"{name}: images", rules)
+    identified = rows.identify(sides, shelf, decoding, job.threads, job.track, f"{name}: images", rules)
     for side in ("query", "positive"):
         keys = identified.select("text", "path", pl.col("id").alias(side), pl.col("reason").alias(f"{side}_reason"))
         frame = frame.join(keys, left_on=[f"{side}_text", f"{side}_path"], right_on=["text", "path"], how="left", maintain_order="left")
@@ -166,7 +167,7 @@ def _draw(frame: pl.DataFrame, name: str, cap: int, seed: int) -> pl.DataFrame:
 
 
 def tasks(
-    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, max_pixels: int, bad_rows: str, job: Any, rules: Rules = STRICT
+    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, decoding: Decoding, bad_rows: str, job: Any, rules: Rules = STRICT
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Rows EVAL of one task as (ITEMS sorted by id, TASKS in the source's order, report).
 
@@ -180,7 +181,7 @@ def tasks(
     shown = shown.with_columns(pl.col("text", "path").fill_null(""), candidate=pl.int_range(pl.len()).over("index"))
     shown = rules.applied(shown, "text", "path")
     references = pl.concat([usable.select(text="query_text", path="query_path"), shown.select("text", "path")])
-    identified = rows.identify(references, shelf, max_pixels, job.threads, job.track, f"{name}: images", rules)
+    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{name}: images", rules)
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys, left_on=["query_text", "query_path"], right_on=["text", "path"], how="left", maintain_order="left")
     shown = shown.join(keys, on=["text", "path"], how="left", maintain_order="left")

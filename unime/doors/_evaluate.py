@@ -13,6 +13,7 @@ SECTIONS = (
     "embed.batch_tokens",
     "embed.shard",
     "data.max_pixels",
+    "data.pixels",
     "train.reranker.image_size",
     "train.reranker.max_tokens",
     "train.reranker.prompt",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unime.config import View
 from unime.door import Door
 from unime.doors._models import MODEL
 from unime.job import Job
+
+if TYPE_CHECKING:
+    from unime.data.images import Decoding
 
 Run = Callable[[View, Job, list[Path], list[Path]], str]
 
@@ -34,6 +37,7 @@ def train(kind: str, config: View, job: Job, data: Path, mined: Path | None, out
 
     from unime import artifacts
     from unime.backbones import load
+    from unime.data.images import Decoding
     from unime.train.embedder import train_embedder
 
     sets = config.data.train_sets
@@ -44,12 +48,12 @@ def train(kind: str, config: View, job: Job, data: Path, mined: Path | None, out
         table = artifacts.read_tables(mined, sets, "mined.parquet", artifacts.MINED)
     left_out = artifacts.read_tables(data, sets, "labels.parquet", artifacts.LABELS)  # of rows that data.cap left out
     labels = pl.concat([pairs.select(list(artifacts.LABELS)), left_out])
-    items = items_of(data, sets, config.data.max_pixels, mined=mined)
+    items = items_of(data, sets, Decoding.of(config.data), mined=mined)
     backbone = load(config.models.base, models=config.models, image_size=config.train.image_size, train=True)
     return train_embedder(kind, table, items, backbone, config, job, out, settings=settings, labels=labels)
 
 
-def items_of(data: Path, sets: Sequence[str], max_pixels: int, mined: Path | None) -> Any:
+def items_of(data: Path, sets: Sequence[str], decoding: Decoding, mined: Path | None) -> Any:
     """The items of some training sets, and those that only published negatives show (they may lie outside the sampled rows)."""
     import polars as pl
 
@@ -58,9 +62,9 @@ def items_of(data: Path, sets: Sequence[str], max_pixels: int, mined: Path | Non
 
     more = [artifacts.read_table(file, artifacts.ITEMS) for name in sets if mined and (file := mined / name / "items.parquet").exists()]
     if not more:
-        return Items.of_sets(data, sets, max_pixels)
+        return Items.of_sets(data, sets, decoding)
     table = pl.concat([artifacts.read_tables(data, sets, "items.parquet", artifacts.ITEMS), *more])
-    return Items(table.unique("id", keep="first", maintain_order=True).sort("id"), max_pixels, str(data))
+    return Items(table.unique("id", keep="first", maintain_order=True).sort("id"), decoding, str(data))
 
 
 def mined(kind: str) -> Door:
@@ -72,6 +76,7 @@ def mined(kind: str) -> Door:
             *MODEL,
             "data.train_sets",
             "data.max_pixels",
+            "data.pixels",
             "mine.source",
             "train.image_size",
             "train.passes",

@@ -14,13 +14,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.evaluate import one
 
     data, adapter, _ = inputs
     found = []
     for name in [*config.evaluate.tasks, *config.evaluate.crossmodal]:
-        items = Items.open(data / name, config.data.max_pixels)
+        items = Items.open(data / name, Decoding.of(config.data))
         if name in config.evaluate.crossmodal:
             queries = artifacts.read_table(data / name / "queries.parquet", artifacts.CAPTION_QUERIES)
             pool = artifacts.read_table(data / name / "pool.parquet", artifacts.POOL)
@@ -41,6 +42,7 @@ DOOR = Door(
         "embed.batch_tokens",
         "embed.shard",
         "data.max_pixels",
+        "data.pixels",
         "evaluate.tasks",
         "evaluate.crossmodal",
         "evaluate.image_size",

@@ -28,6 +28,7 @@ DOOR = Door(
         *MODEL,
         "data.train_sets",
         "data.max_pixels",
+        "data.pixels",
         "train.image_size",
         "train.passes",
         "train.lora",

@@ -14,6 +14,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts, caution
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.evaluate import chance
     from unime.evaluate import crossmodal as room
@@ -21,7 +22,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     queries = artifacts.read_table(inputs[0] / "queries.parquet", artifacts.CAPTION_QUERIES)
     pool = artifacts.read_table(inputs[0] / "pool.parquet", artifacts.POOL)
-    items = Items.open(inputs[0], config.data.max_pixels)
+    items = Items.open(inputs[0], Decoding.of(config.data))
     scores, predictions = room.evaluate_captions(queries, pool, items, adapters(inputs), config, job)
     artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
     artifacts.write_table(predictions, outputs[0] / "predictions.parquet", artifacts.PREDICTIONS)

@@ -13,10 +13,11 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts
     from unime.backbones import load
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.embed import embed
 
-    items = Items.open(inputs[0], config.data.max_pixels)
+    items = Items.open(inputs[0], Decoding.of(config.data))
     job.log.info("%d items to embed", len(items))
     ids, vectors = embed(
         items.ids,
@@ -35,7 +36,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=(*MODEL, "embed", "data.max_pixels"),
+    sections=(*MODEL, "embed", "data.max_pixels", "data.pixels"),
     inputs=("results/data/train/{item}", "{embed.model}", "{embed.adapter}"),
     outputs=("results/embed/train/{item}",),
     items="data.train_sets",

@@ -14,13 +14,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts, caution
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.evaluate import chance
     from unime.evaluate import run as room
     from unime.evaluate.tasks import MODELS
 
     task = artifacts.read_table(inputs[0] / "queries.parquet", artifacts.TASKS)
-    scores, predictions = room.evaluate(task, Items.open(inputs[0], config.data.max_pixels), adapters(inputs), config, job)
+    scores, predictions = room.evaluate(task, Items.open(inputs[0], Decoding.of(config.data)), adapters(inputs), config, job)
     artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
     artifacts.write_table(predictions, outputs[0] / "predictions.parquet", artifacts.PREDICTIONS)
     first = scores.filter(pl.col("metric") == "precision@1").iter_rows(named=True)

@@ -18,7 +18,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     adapter, base, metrics, warnings = inputs
     own_card = (adapter / "README.md").read_text(encoding="utf-8")
-    how = None if job.item == "reranker" else usage.embedding(base)
+    how = None if job.item == "reranker" else usage.embedding(base, config.data.pixels)
     warned = artifacts.read_json(warnings)["warnings"]
     text = card.exported(str(job.item), own_card, artifacts.read_json(metrics), commit(), how, warned)
     # Weights are added, nothing runs.
@@ -35,7 +35,7 @@ def commit() -> str:
 
 
 DOOR = Door(
-    sections=("models.dtype", "models.max_length", "export.{key}"),
+    sections=("models.dtype", "models.max_length", "data.pixels", "export.{key}"),
     inputs=("results/train/{key}", "{item}", "results/metrics.json", "results/warnings.json"),
     outputs=("results/export/{key}",),
     items="export",

@@ -29,6 +29,7 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
 
     from unime import artifacts
     from unime.data import rows, tables
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.data.rows import DataError
     from unime.limits import tasks
@@ -43,7 +44,7 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
     report = artifacts.read_json(folder / "report.json")
     places = Places(report.pop("places"))
     pooled = len(pool) > 0
-    read = readers.of_task(Items(items, config.data.max_pixels, str(folder)), base, reranker, of_captions and not pooled)
+    read = readers.of_task(Items(items, Decoding.of(config.data), str(folder)), base, reranker, of_captions and not pooled)
     if pooled:
         table, pool, bad, dropped = tasks.fitting_pool(before, pool, *read, places)
     else:
@@ -78,6 +79,7 @@ DOOR = Door(
         "models.max_length",
         "data.bad_rows",
         "data.max_pixels",
+        "data.pixels",
         "train.reranker.image_size",
         "train.reranker.max_tokens",
         "train.reranker.prompt",

@@ -27,6 +27,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
 
     from unime import artifacts
     from unime.data import rows, tables
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.data.rows import DataError
     from unime.limits.places import Places
@@ -37,7 +38,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
     pairs = artifacts.read_table(folder / "pairs.parquet", artifacts.PAIRS)
     report = artifacts.read_json(folder / "report.json")
     places = Places(report.pop("places"))
-    alone, shown = readers.of_set(Items(items, config.data.max_pixels, str(folder)), base, judge, reranker, embedder)
+    alone, shown = readers.of_set(Items(items, Decoding.of(config.data), str(folder)), base, judge, reranker, embedder)
     table, bad = fitting(pairs, alone, shown, places)
     rows.refuse_if_asked(config.data.bad_rows, name, bad)
     if bad.is_empty():
@@ -71,6 +72,7 @@ DOOR = Door(
         "data.train_sets",
         "data.bad_rows",
         "data.max_pixels",
+        "data.pixels",
         "embed.model",
         "embed.image_size",
         "judge.backend",

@@ -12,6 +12,7 @@ from unime.job import Job, StageError
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts, caution
     from unime.data import mmeb
+    from unime.data.images import Decoding
     from unime.mine import published
     from unime.report import imported
 
@@ -34,7 +35,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         file,
         tables,
         shelves,
-        max_pixels=config.data.max_pixels,
+        decoding=Decoding.of(config.data),
         bad_rows=config.data.bad_rows,
         job=job,
         image_marks=config.data.image_marks,
@@ -55,7 +56,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.train_sets", "data.max_pixels", "data.bad_rows", "data.image_marks", "fetch.scores.{key}"),
+    sections=("data.root", "data.train_sets", "data.max_pixels", "data.pixels", "data.bad_rows", "data.image_marks", "fetch.scores.{key}"),
     inputs=("data/scores/{key}", "results/data/train", "{data.root}/train"),
     outputs=("results/mine/{key}", "results/mining_report/{key}"),
     items="fetch.scores",

@@ -12,13 +12,14 @@ from unime.job import Job
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts, caution
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.judge import Later, judge
     from unime.judge.backends import open_backend
 
     pairs = artifacts.read_table(inputs[0] / "pairs.parquet", artifacts.PAIRS)
     hits = artifacts.read_table(inputs[1] / "hits.parquet", artifacts.HITS)
-    items = Items.open(inputs[0], config.data.max_pixels)
+    items = Items.open(inputs[0], Decoding.of(config.data))
     settings = config.judge
     backend = Later(lambda: open_backend(settings, inputs[2], items, models=config.models, log=job.log))
     job.log.info("%d pairs to judge, %d judgements", len(pairs), len(pairs) + len(hits))
@@ -31,7 +32,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("models.judge", *MODEL, *JUDGE, "judge.mode", "data.max_pixels"),
+    sections=("models.judge", *MODEL, *JUDGE, "judge.mode", "data.max_pixels", "data.pixels"),
     inputs=("results/data/train/{item}", "results/retrieve/{item}", "{models.judge}"),
     outputs=("results/judge/{item}",),
     items="data.train_sets",

@@ -12,6 +12,7 @@ from unime.job import Job
 
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     from unime import artifacts, caution
+    from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.judge import judge
     from unime.judge.backends import open_backend
@@ -25,7 +26,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
             "'transformers' or 'vllm' for further judges"
         )
     sets = config.data.train_sets
-    items = Items.of_sets(data, sets, config.data.max_pixels)  # together: the model is opened once
+    items = Items.of_sets(data, sets, Decoding.of(config.data))  # together: the model is opened once
     backend = open_backend(settings, model, items, models=config.models, log=job.log)
     for name in sets:
         judged = judge(
@@ -44,7 +45,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=(*MODEL, *JUDGE, "data.train_sets", "data.max_pixels", "judge.models.{key}"),
+    sections=(*MODEL, *JUDGE, "data.train_sets", "data.max_pixels", "data.pixels", "judge.models.{key}"),
     inputs=("results/data/train", "results/retrieve", "{item.model}"),
     outputs=("results/judges/{key}",),
     items="judge.models",

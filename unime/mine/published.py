@@ -24,6 +24,7 @@ from typing import Any
 import polars as pl
 
 from unime.data import rows, stream
+from unime.data.images import Decoding
 from unime.data.rows import DataError, Rules, Shelf
 from unime.mine.assemble import Listed, Matched, assemble
 from unime.mine.lookup import ABSENT, Lookup, config_of
@@ -41,7 +42,7 @@ def import_scores(
     sets: Mapping[str, tuple[pl.DataFrame, pl.DataFrame]],
     shelves: Mapping[str, Shelf],
     *,
-    max_pixels: int,
+    decoding: Decoding,
     bad_rows: str,
     job: Any,
     new_pairs: bool = True,
@@ -63,7 +64,7 @@ def import_scores(
     lost, mined, items, figures = Listed(str(file)), {}, {}, []
     for one in matched:
         name, extras = one.lookup.name, one.lookup.extras()
-        found = rows.identify(extras, shelves[name], max_pixels, job.threads, job.track, f"{name}: further images", rules)
+        found = rows.identify(extras, shelves[name], decoding, job.threads, job.track, f"{name}: further images", rules)
         mined[name], items[name], counts = assemble(one, found, sets[name][1], left_out, lost)
         figures.append(counts)
     lost.refuse_if_asked(bad_rows)

@@ -20,6 +20,7 @@ import torch
 
 from unime import artifacts, backbones
 from unime.backbones import Backbone
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.evaluate.tasks import EMBEDDERS, rerank_image_size
 from unime.plan import counts, lists, rates, tokens
@@ -128,7 +129,7 @@ class Estimate:
         data = (root, names)  # a training set and a task may have one name
         if (key := (folder, side, most, data)) not in self._sizes:
             if data not in self._items:
-                self._items[data] = Items.of_sets(root, names, self.config.data.max_pixels)
+                self._items[data] = Items.of_sets(root, names, Decoding.of(self.config.data))
             self._sizes[key] = Sizes(tokens.without_weights(folder, self.config.models, side, most), self._items[data])
         return self._sizes[key]
 
@@ -143,7 +144,7 @@ class Estimate:
         if sizes is None:
             return self._assumed(one)
         if one.stage == "embed_train":
-            found = tokens.of_items([(sizes, Items.open(self.train / s.name, config.data.max_pixels).ids) for s in self.sets])
+            found = tokens.of_items([(sizes, Items.open(self.train / s.name, Decoding.of(config.data)).ids) for s in self.sets])
             return _scaled(found, one.count, sum(s.items for s in self.sets))
         if one.stage == "judge":
             found = tokens.of_judge([(sizes, *self._pairs(s.name)) for s in self.sets], config.judge, config.retrieve.k)

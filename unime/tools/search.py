@@ -21,13 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, values: Any) -> str:
-    """The best candidates as a text table.  `values` is the configuration: `models`, `embed`, `evaluate.image_size`, `data.max_pixels`.
+    """The best candidates as a text table.  `values` is the configuration: `models`, `embed`, `evaluate.image_size`, `Decoding.of(data)`.
 
     Vectors of the candidates stay in scratch/search and are used again for the same model and data.  Raises ValueError where there is
     neither text nor image, or the folder has no candidates.
     """
     from unime.backbones import load
     from unime.data import images, own
+    from unime.data.images import Decoding
     from unime.data.items import Content, Items
     from unime.embed import embed
     from unime.evaluate.metrics import similarities
@@ -38,10 +39,10 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError(f"--top {given.top}: 1 or more candidates can be shown")
     if given.image is not None and not given.image.is_file():
         raise ValueError(f"--image {given.image}: no such file")
-    limit = values.data.max_pixels
-    items, wanted = Items.open(given.data, limit), candidates(given.data)
+    decoding = Decoding.of(values.data)
+    items, wanted = Items.open(given.data, decoding), candidates(given.data)
     backbone = load(given.model, models=values.models, image_size=values.evaluate.image_size)
-    image = None if given.image is None else images.decode(given.image.read_bytes(), limit, str(given.image.parent), given.image.name)
+    image = None if given.image is None else images.decode(given.image.read_bytes(), decoding, str(given.image.parent), given.image.name)
     text, _ = own.marked(given.query, given.image and given.image.name)
     asked = backbone.embed(backbone.collate([backbone.item_prompt(Content(text, image))])).detach().cpu().numpy()
     ids, vectors = embed(
