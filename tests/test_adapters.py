@@ -313,6 +313,7 @@ def test_an_export_is_a_whole_folder_and_opens_as_model_and_as_adapter(name, fol
     assert "model.safetensors.index.json" in files and len([file for file in files if file.endswith(".safetensors")]) > 1
     assert not files & {"stale.txt", "adapter_config.json", FILE, "model.safetensors"} and not list(tmp_path.glob(".*tmp"))
     assert (out / "README.md").read_text() == "# A card\n"
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "whoever may read the card may read the weights"
     base = {path.name for path in folder.iterdir()} - {"model.safetensors", "config.json"}
     assert len(base) > 5 and all((out / file).read_bytes() == (copy / file).read_bytes() for file in base)
     wanted = vectors(backbone)

@@ -311,6 +311,36 @@ def test_the_run_s_warnings_are_those_of_its_trainings_scores_and_data(tmp_path:
     assert first.startswith(f"{tasks[0]}: 4 of 10 queries are training pairs") and "(40 %)" in first and "image is trained on" in second
 
 
+@pytest.mark.parametrize(("value", "count"), [(0.1, 1), (0.9, 0)])
+def test_an_ablation_that_guesses_everywhere_is_warned_of(
+    tmp_path: Path, value: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables are real, the scores are made up: an embedder that has learned nothing, and one that has."""
+    from unime.evaluate import one
+    from unime.evaluate.tasks import RERANKED, column
+
+    finished(tmp_path, value, 1.0)
+    config = load(ROOT / "config.yaml")
+
+    def scored(name: str, metric: str) -> pl.DataFrame:
+        return pl.DataFrame([(name, RERANKED, metric, value, 10, "content")], schema=artifacts.SCORES, orient="row")
+
+    monkeypatch.setattr(one, "score_task", lambda task, items, *rest: scored(task["task"][0], "precision@1"))
+    places = iter(config.evaluate.crossmodal)
+
+    def captions_scored(queries: pl.DataFrame, *rest: object) -> pl.DataFrame:
+        name = next(places)
+        return scored(name, column(name).metric)
+
+    monkeypatch.setattr(one, "score_captions", captions_scored)
+    door, name = open_door("ablation_evaluate"), next(iter(config.ablations.embedders))
+    job = Job(name, 1, tmp_path / "s", log=logging.getLogger("test"))
+    said = door.run(door.view(config, name), job, [tmp_path / "eval", tmp_path, tmp_path], [tmp_path / "out"])
+    assert said.count("\nwarning: ") == count
+    tasks = len(config.evaluate.tasks) + len(config.evaluate.crossmodal)
+    assert not count or f"\nwarning: {name}: over all {tasks} tasks together within 2 standard errors of chance" in said
+
+
 def test_the_page_shows_warnings_before_everything_else_and_no_heading_without_them() -> None:
     names = ["NanoObject"]
     rows = [("NanoObject", model, "precision@1", 0.5, 10, "content") for model in MODELS]

@@ -10,6 +10,7 @@ from published import LIMIT, MARK, job, png, read_sets, task, train_set, zipped
 
 from unime import artifacts
 from unime.data import mmeb
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.data.rows import DataError
 
@@ -182,7 +183,7 @@ def test_several_files_of_one_set_are_read_as_one(tmp_path: Path):
 def test_the_embedded_suite_is_read_by_these_loaders_without_a_bad_row(suite: Path, config, tmp_path: Path):
     settings = config.data
     items, pairs, report = read_sets(
-        suite, settings.train_sets, settings.instructions, settings.cap, 0, settings.max_pixels, "fail", job(tmp_path)
+        suite, settings.train_sets, settings.instructions, settings.cap, 0, Decoding.of(settings), "fail", job(tmp_path)
     )
     assert [one["rows"] for one in report] == [24] * len(settings.train_sets) and not any(one["left_out"]["count"] for one in report)
     assert set(pairs["query"]) | set(pairs["positive"]) == set(items["id"])
@@ -191,14 +192,14 @@ def test_the_embedded_suite_is_read_by_these_loaders_without_a_bad_row(suite: Pa
         known = truth.filter(pl.col("side") == side).select("dataset", "id").unique()
         assert len(pairs.join(known, left_on=["dataset", column], right_on=["dataset", "id"], how="anti")) == 0
     for name in config.evaluate.tasks:
-        _, tasks, found = mmeb.read_eval(str(suite), name, settings.max_pixels, "fail", job(tmp_path))
+        _, tasks, found = mmeb.read_eval(str(suite), name, Decoding.of(settings), "fail", job(tmp_path))
         assert len(tasks) == found["queries"] == 12
 
 
 def test_reading_twice_gives_equal_tables(suite: Path, config, tmp_path: Path):
     settings = config.data
     first, second = (
-        read_sets(suite, settings.train_sets, settings.instructions, 10, 5, settings.max_pixels, "skip", job(tmp_path)) for _ in range(2)
+        read_sets(suite, settings.train_sets, settings.instructions, 10, 5, Decoding.of(settings), "skip", job(tmp_path)) for _ in range(2)
     )
     assert first[0].equals(second[0]) and first[1].equals(second[1]) and first[2] == second[2]
 

@@ -216,6 +216,16 @@ def test_mining_takes_the_judgements_that_it_is_told_to_and_each_judge_has_mined
     assert judged("results/judge_means/both", "NanoEdit")["score"].to_numpy() == pytest.approx(np.mean(both, axis=0))
 
 
+def test_a_mean_that_does_not_tell_right_answers_from_others_is_warned_of_by_set(run: Path, capsys: pytest.CaptureFixture[str]):
+    for folder in ("results/judge", "results/judges/nano-published"):
+        for name, sigma in zip(SETS, (0.9, 0.7), strict=True):
+            pairs = {f"{name}{row}": (sigma, [0.7] * 12) for row in range(30)}
+            artifacts.write_table(table(pairs), f"{folder}/{name}/judgements.parquet", artifacts.JUDGEMENTS)
+    assert main(["judge_mean", "both"]) == 0
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith(f"warning: {SETS[1]}: the judge gives the labelled positives 0.70 on average and the other candidates 0.70")
+
+
 def test_the_agreement_stage_writes_what_the_report_says_and_one_line(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["judge_agreement", "nano-published"]) == 0
     folder = Path("results/judge_agreement/nano-published")

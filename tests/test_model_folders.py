@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import families
@@ -76,6 +80,19 @@ def test_damaged_weights_are_named(copy):
         with pytest.raises(ModelError, match="model.safetensors is damaged") as caught:
             backbones.load(copy, models=MODELS)
         assert str(copy) in str(caught.value)
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(copy):
+    """As a user who is not root, to whom nothing is forbidden."""
+    (copy / "model.safetensors").chmod(0)
+    lines = ["import os, sys", "from pathlib import Path", "from unime.backbones import files", "os.chdir(sys.argv[1])"]
+    if os.geteuid() == 0:
+        lines.append("os.setuid(65534)")  # nobody, who may not look into the folders above, but stands in this one
+    lines.append("files.check_tensors(Path('.'), 'model.safetensors')")
+    command = [sys.executable, "-c", "\n".join(lines), str(copy)]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "ModelError: .: model.safetensors cannot be read (no permission); chmod a+r" in done.stderr, done.stderr
 
 
 def test_a_missing_tensor_is_an_error_and_not_random_weights(copy):

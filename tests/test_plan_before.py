@@ -116,16 +116,21 @@ stages:
 def test_stale_is_what_dvc_says_and_all_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = CHAIN.replace("@S", "_S").replace("@T", "_T").replace("vars: [config.yaml]\n", "")
+    text += "  suite: {cmd: cat in > suite, deps: [in], outs: [suite]}\n"
     Path("dvc.yaml").write_text(text)
     for name in ("in", "task"):
         Path(name).write_text(name)
     Path("params.yaml").write_text("beta: 1\n")
     sh("dvc init -q --no-scm && dvc config core.analytics false && dvc repro -q", tmp_path)
     assert stale.stages("data") == set()
+    Path("suite").unlink()
+    assert stale.stages("data") == set(), "nothing that the report needs is made of it"
     Path("params.yaml").write_text("beta: 2\n")
     assert stale.stages("data") == {"judge_S", "mine_S", "report"}
     Path("task").write_text("another")
     assert stale.stages("data") == {"judge_S", "mine_S", "evaluate_T", "report"}
+    Path("in").write_text("more")
+    assert stale.stages("data") == {"data_train_S", "judge_S", "mine_S", "evaluate_T", "report"}
     Path("dvc.lock").write_text("schema: '2.0'\nstages: [")
     with pytest.raises(ValueError, match=r"dvc status cannot say what is stale: .*dvc\.lock"):
         stale.stages("data")

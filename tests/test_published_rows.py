@@ -44,7 +44,7 @@ from unime.judge.openai_backend import OpenaiJudge
 from unime.judge.transformers_backend import TransformersJudge
 from unime.judge.vllm_backend import VllmJudge
 from unime.mine import published as published_scores
-from unime.report import page
+from unime.report import page, warned
 
 EMPTY = {"OK-VQA": 1, "A-OKVQA": 1}
 """Rows with an empty side, which no reader can keep."""
@@ -499,6 +499,26 @@ def test_the_same_stages_run_with_the_marks_removed(run: Path, tmp_path: Path, m
     assert not any(prompts.IMAGE_MARK in text for text in items.filter(pl.col("member") == "")["text"])
     imported = json.loads(Path("results/mining_report/published/mining.json").read_text())
     assert (imported["mined"], imported["texts_exact"], imported["new_pairs"]) == (ROWS, ROWS * (ROWS + 1), 0)
+
+
+@pytest.mark.parametrize(("sigma", "count"), [(0.2, 1), (0.9, 0)])
+def test_published_scores_that_say_no_to_right_answers_are_warned_of(
+    sigma: float, count: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the stage's line, and in what the run's report reads."""
+    shutil.copytree(run / "data", tmp_path / "data")
+    shutil.copy(run / "config.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (file,) = Path("data/scores/published").glob("train_data_*")
+    scores = json.loads(file.read_text())
+    file.write_text(json.dumps([row | {"query_pos_scores": sigma} for row in scores]))
+    for stage, item in ((data_train, "WebQA"), (filter_train, None)):
+        enter(stage, item)
+    said = door.enter("import_scores", import_scores.DOOR, "published", Path("config.yaml"), [])
+    figures = json.loads(Path("results/mining_report/published/mining.json").read_text())
+    shown = [line.removeprefix("warning: ") for line in said.splitlines() if line.startswith("warning: ")]
+    assert len(shown) == count and warned.of_mining(figures) == shown
+    assert all(one.startswith(f"WebQA: the judge gives the labelled positives {sigma:.3f}") for one in shown)
 
 
 def test_the_presets_keep_the_marks_as_the_public_code_does() -> None:

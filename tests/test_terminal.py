@@ -34,6 +34,9 @@ def here(tmp_path: Path, config) -> Path:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("no picture")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped/items.parquet")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/items.parquet").write_bytes(b"PAR1")
     return tmp_path
@@ -50,10 +53,12 @@ WRONG = [
     (("example", "new", "--images", "3", "--seed", "-1"), "--seed -1: 0 or more is needed"),
     (("search", "none", "folder", "--query", "x"), "folder/items.parquet: no such file"),
     (("search", "none", "torn", "--query", "x"), "torn/items.parquet: cannot be read"),
+    (("search", "none", "piped", "--query", "x"), "piped/items.parquet: not a file but a folder, FIFO or device"),
     (("search", "none", "torn"), "nothing to search for"),
     (("search", "none", "torn", "--image", "folder"), "--image folder: no such file"),
     (("search", "none", "torn", "--query", "x", "--top", "0"), "--top 0: 1 or more"),
     (("plan", "--no-calibrate", "--json", "folder"), "--json folder: a folder; name a file"),
+    (("plan", "--no-calibrate", "--json", "pipe"), "--json pipe: a pipe or a device"),
     (("plan", "--calibrate", "nan"), "--calibrate nan: more than 0 seconds"),
     (("plan", "--calibrate", "inf"), "--calibrate inf: more than 0 seconds"),
     (("plan", "--config", "none.yaml"), "none.yaml: no such file"),
@@ -68,6 +73,26 @@ def test_a_wrong_input_is_one_line(here: Path, arguments: tuple[str, ...], reaso
     done = unime(here, *arguments)
     assert done.returncode in (1, 2) and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"error: {reason}"), done.stderr
+
+
+def test_an_interrupt_before_a_command_has_begun_is_no_traceback(here: Path) -> None:
+    code = (
+        "import pkgutil, runpy, sys\n"
+        "def interrupted(path): raise KeyboardInterrupt\n"
+        "pkgutil.iter_modules, sys.argv = interrupted, ['unime', '--help']\n"
+        "runpy.run_module('unime', run_name='__main__')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_plan_is_written_to_the_file_behind_a_link(here: Path) -> None:
+    (here / "plan.json").symlink_to(here / "folder/plan.json")
+    for _ in range(2):  # where the file is not there yet, and where it is
+        done = unime(here, "plan", "--no-calibrate", "--json", "plan.json")
+        assert done.returncode == 0, done.stderr
+        assert (here / "plan.json").is_symlink() and json.loads((here / "folder/plan.json").read_text())
 
 
 def test_a_reader_that_has_gone_is_no_failure_and_no_message(here: Path) -> None:

@@ -166,4 +166,7 @@ def in_utf8() -> None:
 
 if __name__ == "__main__":
     in_utf8()
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before a stage or a tool began, or in the help
+        sys.exit(130)

@@ -226,6 +226,8 @@ def _mapped(path: Path) -> np.ndarray:
 def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
     if not path.exists():
         raise ArtifactError(f"{path}: no such file; run the stage that writes it")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not a file but a folder, FIFO or device; delete it and run its stage again")
     try:
         return read(path)
     except (*UNREADABLE, ValueError) as error:

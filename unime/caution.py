@@ -159,14 +159,14 @@ def of_losses(losses: Sequence[float], what: str = "") -> list[str]:
     noise = math.sqrt((statistics.variance(begin) + statistics.variance(end)) / EDGE)  # standard error of the difference
     means = [statistics.fmean(losses[start : start + EDGE]) for start in range(1, len(losses) - EDGE + 1)]
     if last - first > ERRORS * noise:
-        verb = "rises"
+        verb, remedy = "rises", "lower lr"
     elif min(means) >= (1 - FALL) * first:
-        verb = "never falls"
+        verb, remedy = "never falls", "try another lr"
     else:
         return []
     return [
         f"{what}the training loss {verb}: {first:.4f} in the first {EDGE} steps, {last:.4f} in the last; the model has learned nothing "
-        "that the loss measures; lower lr, or check that the rows have different answers"
+        f"that the loss measures; {remedy}, or check that the rows have different answers"
     ]
 
 

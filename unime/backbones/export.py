@@ -48,3 +48,5 @@ def export(folder: str | Path, adapter: str | Path, out: str | Path, *, models: 
             if (backbone.folder / name).exists():
                 shutil.copyfile(backbone.folder / name, temporary / name)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        for file in temporary.glob("*.safetensors"):  # written for their owner alone: others may read them as they may the card
+            shutil.copymode(temporary / "README.md", file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,6 +207,8 @@ def _file(folder: Path, name: str) -> None:
     """Raise ModelError unless the folder has a file of this name; a pipe or a device would be waited for."""
     path = folder / name
     if path.is_file():
+        if not os.access(path, os.R_OK):
+            raise ModelError(f"{folder}: {name} cannot be read (no permission); chmod a+r {path}")
         return
     if path.is_dir():
         raise ModelError(f"{folder}: {name} is a folder, not a file; {REMEDY}")

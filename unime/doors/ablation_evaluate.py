@@ -13,26 +13,34 @@ from unime.job import Job
 def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
-    from unime import artifacts
+    from unime import artifacts, caution
     from unime.data.images import Decoding
     from unime.data.items import Items
-    from unime.evaluate import one
+    from unime.evaluate import chance, one
+    from unime.evaluate.tasks import column
 
     data, adapter, _ = inputs
-    found = []
+    found, by_task = [], {}
     for name in [*config.evaluate.tasks, *config.evaluate.crossmodal]:
         items = Items.open(data / name, Decoding.of(config.data))
         if name in config.evaluate.crossmodal:
             queries = artifacts.read_table(data / name / "queries.parquet", artifacts.CAPTION_QUERIES)
             pool = artifacts.read_table(data / name / "pool.parquet", artifacts.POOL)
-            found.append(one.score_captions(queries, pool, items, adapter, config, job))
+            metric = column(name).metric
+            scored = one.score_captions(queries, pool, items, adapter, config, job)
         else:
-            task = artifacts.read_table(data / name / "queries.parquet", artifacts.TASKS)
-            found.append(one.score_task(task, items, adapter, config, job))
+            queries = artifacts.read_table(data / name / "queries.parquet", artifacts.TASKS)
+            pool = pl.DataFrame(schema=artifacts.POOL)
+            metric = "precision@1"
+            scored = one.score_task(queries, items, adapter, config, job)
+        (score,) = chance.trained(scored, metric, chance.chance(queries, pool)).values()
+        by_task[name] = {str(job.item): score}
+        found.append(scored)
     scores = pl.concat(found)
     artifacts.write_table(scores, outputs[0] / "scores.parquet", artifacts.SCORES)
     mean = scores.filter(pl.col("metric") == "precision@1")["value"].mean()
-    return f"mean Precision@1 {100 * float(mean or 0):.1f}"  # type: ignore[arg-type]
+    summary = f"mean Precision@1 {100 * float(mean or 0):.1f}"  # type: ignore[arg-type]
+    return caution.said(summary, caution.of_models(by_task))
 
 
 DOOR = Door(

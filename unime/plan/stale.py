@@ -1,4 +1,4 @@
-"""Which stages DVC would run now: those that it calls stale, and all below them."""
+"""Which stages of a run would run now: those that DVC calls stale, and all below them, as far as the run's results need them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from unime.config import Config
@@ -17,11 +17,15 @@ PLANNED = ("embed_train", "retrieve", "judge", "mine", "evaluate", "crossmodal")
 
 TRAININGS = ("train_in_batch", "train_hard_negatives", "train_unime_v2", "train_reranker")
 
+RESULTS = ("report", "settings", "export")
+"""Stages that make what `snakemake` is asked for without a target.  dvc.yaml has others too, which a run does not need: the embedded suite
+where data.root is another folder, the judge where published scores take its place."""
+
 _EDGE = re.compile(r'"([^"]+)" -> "([^"]+)"')
 
 
 def stages(root: str) -> set[str]:
-    """Names of the stages of dvc.yaml that are stale or below a stale one, e.g. `judge@MSCOCO`; `root` is data.root.
+    """Names of the stages that are stale or below a stale one, and that the RESULTS need, e.g. `judge@MSCOCO`; `root` is data.root.
 
     Raises ValueError where DVC cannot say, with its reason.
     """
@@ -29,19 +33,28 @@ def stages(root: str) -> set[str]:
         found = problems(Path(root) / part)
         if found:
             raise ValueError(told(found))
-    above = set(json.loads(_dvc("status", "--json", "dvc.yaml")))
-    edges = _EDGE.findall(_dvc("dag", "--dot", "dvc.yaml"))
+    changed = set(json.loads(_dvc("status", "--json", "dvc.yaml")))
+    graph = _dvc("dag", "--dot", "dvc.yaml")
     below: dict[str, set[str]] = {}
-    for upper, lower in edges:
+    above: dict[str, set[str]] = {}
+    for upper, lower in _EDGE.findall(graph):
         below.setdefault(upper, set()).add(lower)
-    wanted: set[str] = set()
-    waiting = sorted(above)
+        above.setdefault(lower, set()).add(upper)
+    known = {*changed, *below, *above}
+    results = {stage for stage in known if stage.partition("@")[0] in RESULTS}
+    return _reached(changed, below) & _reached(results, above)
+
+
+def _reached(starts: Collection[str], following: Mapping[str, Collection[str]]) -> set[str]:
+    """The starts, and every stage that can be reached from one of them."""
+    found: set[str] = set()
+    waiting = sorted(starts)
     while waiting:
         stage = waiting.pop()
-        if stage not in wanted:
-            wanted.add(stage)
-            waiting += below.get(stage, set())
-    return wanted
+        if stage not in found:
+            found.add(stage)
+            waiting += following.get(stage, ())
+    return found
 
 
 def reduced(config: Config, stale: Collection[str]) -> Config:

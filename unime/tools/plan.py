@@ -33,6 +33,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError(f"--calibrate {given.calibrate}: more than 0 seconds are needed; --no-calibrate measures nothing")
     if given.json is not None and given.json.is_dir():
         raise ValueError(f"--json {given.json}: a folder; name a file")
+    if given.json is not None and given.json.exists() and not given.json.is_file():
+        raise ValueError(f"--json {given.json}: a pipe or a device, which a file would take the place of; name a file")
     if given.item_tokens is not None and given.item_tokens < 1:
         raise ValueError(f"--item-tokens {given.item_tokens}: an item has 1 token or more")
     rated = dict(map(rate, given.rate))
@@ -54,7 +56,7 @@ def run(given: argparse.Namespace, values: Any) -> str:
     rows = estimate.rows()
     estimate.notes.update(dict.fromkeys(dvc.notes(stale or ())))
     if given.json is not None:
-        artifacts.write_json(table.values(rows, estimate.notes), given.json)
+        artifacts.write_json(table.values(rows, estimate.notes), given.json.resolve())  # of a link the file behind it
     return table.text(rows, estimate.notes, ESTIMATE)
 
 
