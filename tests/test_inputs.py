@@ -84,9 +84,13 @@ def test_many_problems_are_counted_and_the_first_shown(train: Path) -> None:
     assert len(lines) == inputs.SHOWN + 1 and "S/0: " in lines[0] and lines[-1] == "and 4 more such files or folders"
 
 
-def test_the_remedy_for_a_linked_set_works_as_it_stands(train: Path, tmp_path: Path) -> None:
-    folder_of_rows(tmp_path / "outside/images")
-    (train / "T").symlink_to(tmp_path / "outside")
+@pytest.mark.parametrize("root", ["data/own", 'my data; it\'s (a) "copy" & more #2', "-data"])
+def test_the_remedy_for_a_linked_set_works_as_it_stands(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outside = folder_of_rows(tmp_path / f"outside {root}")
+    folder_of_rows(outside / "images")
+    train = folder_of_rows(Path(root) / "train/S").parent
+    (train / "T").symlink_to(outside)
     (problem,) = inputs.problems(train)
     sh(re.search(r"\((rm .*)\)", problem)[1], tmp_path)
     assert inputs.problems(train) == [] and (train / "T/images/rows.jsonl").read_text() == ROWS

@@ -11,6 +11,7 @@ Imports the standard library only: workflow/dvc.smk asks here before DVC hashes 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def _in_the_making(name: str) -> bool:
 def _of_folder_below(path: Path) -> str | None:
     if path.is_symlink():
         target = shown(Path(os.path.realpath(path)))
+        link = shlex.quote(shown(path))  # the command may be pasted into a shell
         return (
             f"{shown(path)}: a link to the folder {target}; DVC does not look through it, so changes there would go unnoticed; put a copy "
-            f"in its place, or links to its files (rm {shown(path)} && cp -rs {target} {shown(path)})"
+            f"in its place, or links to its files (rm -- {link} && cp -rs -- {shlex.quote(target)} {link})"
         )
     if path.name == ".dvc":
         return f"{shown(path.parent)}: a DVC repository of its own (.dvc), which DVC does not look into; move or remove its .dvc"

@@ -110,8 +110,8 @@ def check_inputs(graph, outs):
 
 
 def inputs_of(stage):
-    """Path and name of every file and folder that a stage reads."""
-    return [(Path(dep.fs_path), dep.def_path.removeprefix("../")) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+    """Path of every file and folder that a stage reads, and its name as dvc.yaml or config.yaml writes it."""
+    return [(Path(dep.fs_path), dep.def_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
 
 
 def outputs(graph):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +101,25 @@ def _refuse_duplicates(node: yaml.Node, loader: yaml.SafeLoader, done: set[yaml.
             _refuse_duplicates(child, loader, done)
     if not isinstance(node, yaml.MappingNode):
         return
-    lines: dict[Any, int] = {}
+    lines: dict[Hashable, int] = {}
     for key, value in node.value:
         _refuse_duplicates(key, loader, done)
         _refuse_duplicates(value, loader, done)
         if not isinstance(key, yaml.ScalarNode):
             continue
-        merges = key.tag == MERGE
-        same = (MERGE,) if merges else _key(key, loader)
+        same = _key(key, loader)
         line = key.start_mark.line + 1
         if same in lines:
-            remedy = "merge several mappings as a list, <<: [*one, *other]" if merges else "keep one"
+            remedy = "merge several mappings as a list, <<: [*one, *other]" if key.tag == MERGE else "keep one"
             raise UnreadableConfig(f"line {line}: the key {key.value!r} is given twice, first in line {lines[same]}; {remedy}")
         lines[same] = line
 
 
-def _key(node: yaml.ScalarNode, loader: yaml.SafeLoader) -> Any:
+def _key(node: yaml.ScalarNode, loader: yaml.SafeLoader) -> Hashable:
     """The key as the dictionary will hold it: `1` and `0x1` are the same key, `1` and `"1"` are two."""
-    return node.value if node.tag == DEFAULT_KEY else loader.construct_object(node)
+    if node.tag == MERGE:
+        return (MERGE,)  # beside it, "<<" in quotes is a key like any other
+    if node.tag == DEFAULT_KEY:
+        return str(node.value)
+    key: Hashable = loader.construct_object(node)
+    return key

@@ -233,6 +233,11 @@ class Experiment(Section):
         fetched = [*self.fetch.train_sets, *self.fetch.eval, *self.fetch.crossmodal]
         if fetched and self.data.root == NANO:
             raise ValueError(f"data.root is {NANO}, which the embedded suite makes; fetch {fetched[0]} into another data.root")
+        if fetched and self.data.root.startswith("../"):
+            raise ValueError(
+                f"data.root {self.data.root!r} lies outside the project, and {fetched[0]} would be fetched into it; fetch into a folder of "
+                "the project, or write an absolute path"
+            )
         if "nano-mllm" in self.fetch.models:
             raise ValueError("fetch.models: models/nano-mllm is made by the stage nano_mllm; choose another name")
         if self.embed.adapter == "results/train/in_batch" and self.embed.model != self.models.base:

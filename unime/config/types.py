@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,31 +17,81 @@ MOST = 2**31 - 1
 LONGEST_NAME = 100
 """Characters of a name: file systems take names of 255 bytes, and marks and temporary files add theirs."""
 
-PATH_SIGNS = "/._-+=@ "
-"""What may stand in a path beside letters and digits: the rest means something to a shell, to Snakemake or to DVC."""
+LONGEST_PART, LONGEST_PATH = 255, 2048
+"""Bytes of one name and of a whole path in UTF-8: file systems take 255, Linux takes 4,096, and files lie below the folder."""
+
+REFUSED = {
+    "{": "Snakemake reads braces as a wildcard",
+    "}": "Snakemake reads braces as a wildcard",
+    "<": "Snakemake reads <name> as a path of its own",
+    "$": "a shell fills in what follows it and the pipeline does not, so write the path itself",
+    "*": "the reader of tables takes it for a pattern",
+    "?": "the reader of tables takes it for a pattern",
+    "[": "the reader of tables takes it for a pattern",
+    "`": "a shell runs what follows it and the pipeline does not, so write the path itself",
+}
+"""Characters that no path may have -> why.  Every other printable one, in every script, passes through Snakemake, DVC and the
+readers of files unchanged (tests/test_paths.py runs both)."""
+
+UNPRINTABLE = {"Cc": "a control character", "Zl": "a line separator", "Zp": "a paragraph separator", "Cs": "half of a character"}
+"""Unicode categories that no path may have -> what their characters are: messages and logs are lines."""
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 WRITTEN = ("results", "logs", "scratch", ".dvc", ".git", ".snakemake")
 """Folders that the pipeline, or one of its tools, writes."""
 
 
 def one_path(path: str) -> str:
-    """The path, if it is written in the one way in which DVC, Snakemake and this package all know it.  Raises ValueError."""
-    parts = path.removeprefix("/").split("/")
+    """The path of a folder, if it is written in the one way in which DVC, Snakemake and this package all know it.  Raises ValueError.
+
+    It lies in the project, or anywhere else if it begins with / or with ../ (a folder beside the project).
+    """
     if not path:
         raise ValueError("'' is no path; name a folder")
+    if len(path.encode(errors="replace")) > LONGEST_PATH:
+        raise ValueError(f"{path[:40]!r}... has {len(path):,} characters; paths of up to {LONGEST_PATH:,} bytes are possible")
+    for sign in path:
+        reason = REFUSED.get(sign)
+        kind = UNPRINTABLE.get(unicodedata.category(sign))
+        if kind:
+            reason = f"{kind} would break the lines of logs and messages"
+        if reason:
+            raise ValueError(f"{path!r} has {sign!r} in it: {reason}; rename the folder, or name a link to it")
+    _check_parts(path)
+    if SCHEME.match(path):
+        raise ValueError(f"{path!r} begins with a name and a colon, which DVC reads as the address of a server; rename the folder")
+    if path.startswith("~"):
+        raise ValueError(f"{path!r} begins with '~', which only a shell knows; write the home folder's own path, from /")
+    if path != path.strip():
+        raise ValueError(f"{path!r} has a blank before or after it, which Snakemake warns of; take it out, or rename the folder")
+    name = path.rpartition("/")[2]
+    if name == "dvc.yaml" or name.endswith(".dvc"):
+        raise ValueError(f"{path!r} has the name of one of DVC's own files; rename the folder, or name a link to it")
+    return path
+
+
+def _check_parts(path: str) -> None:
+    """Raise ValueError for a name between two slashes that is none, or for a path back into the project."""
+    parts = path.removeprefix("/").split("/")
     if "" in parts:
         raise ValueError(f"{path!r} has an empty part; write one slash between two names, and none at the end")
-    for part in parts:
+    inside = parts.copy()
+    while inside[0] == ".." and len(inside) > 1 and not path.startswith("/"):
+        inside.pop(0)
+    for part in inside:
         if part in (".", ".."):
-            raise ValueError(f"{path!r} has a part {part!r}; write the folder's own path, from the repository's root or from /")
-        if len(part) > LONGEST_NAME:
-            raise ValueError(f"{path[:40]!r}... has a name of {len(part)} characters; {LONGEST_NAME} at most are possible")
-        if part != part.strip():
-            raise ValueError(f"{path!r} has a blank before or after a name; take it out")
-    for sign in path:
-        if not sign.isalnum() and sign not in PATH_SIGNS:
-            raise ValueError(f"{path!r} has {sign!r} in it; a path is made of letters, digits, blanks and {PATH_SIGNS.strip()}")
-    return path
+            raise ValueError(f"{path!r} has a part {part!r}; write the folder's own path, from the project's root, / or ../")
+    for part in parts:
+        if len(part.encode(errors="replace")) > LONGEST_PART:
+            raise ValueError(f"{path[:40]!r}... has a name of {len(part)} characters; names of up to {LONGEST_PART} bytes are possible")
+    if parts == inside:
+        return
+    own = os.path.relpath(path)
+    if own.split("/")[0] != "..":
+        raise ValueError(f"{path!r} lies in the project; write its path from the project's root: {own!r}")
+    if own != path:
+        raise ValueError(f"{path!r} goes further up than it needs to; write {own!r}")
 
 
 def own_folder(path: str) -> str:
