@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 
 from unime import artifacts  # noqa: E402
+from unime.data.images import Decoding  # noqa: E402
 from unime.data.rows import Shelf  # noqa: E402
 from unime.job import Job  # noqa: E402
 from unime.mine import published  # noqa: E402
@@ -120,7 +121,7 @@ def imported(folder: Path) -> None:
     }
     job = Job(None, 1, folder, logging.getLogger("benchmark"))
     shelves = {name: Shelf([]) for name in names}
-    mined, _, report = published.import_scores(folder / "scores.json", sets, shelves, max_pixels=1, bad_rows="fail", job=job)
+    mined, _, report = published.import_scores(folder / "scores.json", sets, shelves, decoding=Decoding(1), bad_rows="fail", job=job)
     for name, table in mined.items():
         artifacts.write_table(table, folder / f"{name}.mined", artifacts.MINED)
     artifacts.write_json(report, folder / "report.json")
