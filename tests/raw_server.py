@@ -62,17 +62,19 @@ Mode = Callable[[Exchange], object]
 class Raw:
     """The server, and the heads of the requests that came."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, host: str) -> None:
         self.mode = mode
+        self.host = host
         self.heads: list[bytes] = []
         self.connections = 0
         self.stopped = threading.Event()
         self.lock = threading.Lock()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.listener.getsockname()[1]}/v1"
 
     def accept(self) -> None:
         while True:
@@ -116,8 +118,8 @@ def _request(connection: socket.socket) -> tuple[bytes, bytes] | None:
 
 
 @contextmanager
-def serving(mode: Mode) -> Iterator[Raw]:
-    raw = Raw(mode)
+def serving(mode: Mode, host: str = "127.0.0.1") -> Iterator[Raw]:
+    raw = Raw(mode, host)
     thread = threading.Thread(target=raw.accept, daemon=True)
     thread.start()
     try:
