@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -634,6 +636,36 @@ def test_a_server_is_reached_past_a_proxy_where_no_proxy_names_it(opened, questi
         monkeypatch.setenv("NO_PROXY", hosts)
         with raw_server.serving(good) as server:
             assert np.array_equal(opened(server.url).answers([question])[0], wanted)
+
+
+def test_a_proxy_that_does_not_answer_is_named_with_the_way_past_it(opened, question: Question, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(ServerError, match="ConnectError: .*; HTTP_PROXY is set, and NO_PROXY names hosts") as refused:
+        opened("http://judge.invalid/v1").answers([question])
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_server_whose_certificate_is_not_trusted_is_refused_until_it_is(
+    opened, question: Question, wanted: np.ndarray, monkeypatch, tmp_path: Path
+):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    making = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate), *name]
+    subprocess.run(making, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    for mode, why in ((good, ""), (two_answers, "sends more after its answer")):
+        with raw_server.serving(mode, tls=context) as server:
+            monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+            with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names certificates to trust"):
+                opened(server.url).answers([question])
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            if why:
+                with pytest.raises(ServerError, match=why):
+                    opened(server.url).answers([question])
+            else:
+                assert np.array_equal(opened(server.url).answers([question])[0], wanted)
 
 
 def test_a_server_is_reached_by_a_name_and_by_an_address_of_ip_version_6(opened, question: Question, wanted: np.ndarray):

@@ -31,6 +31,9 @@ BODY = 256 * 1024
 """Bytes of a body that are read at most; the answer with twenty words has about 4 KiB."""
 
 
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Variables that name a proxy, also in lower case."""
+
 PACKED = ("gzip", "x-gzip", "deflate")
 """Encodings of a body that are read, though none is asked for: gateways in front of a server pack whatever they pass on."""
 
@@ -93,7 +96,7 @@ class Server:
         except TimeoutError:
             problem = f"no whole answer in {self.timeout:g} s"
         except httpx2.TransportError as error:
-            problem = f"{type(error).__name__}: {self.mask.shown(str(error))}"
+            problem = f"{type(error).__name__}: {self.mask.shown(str(error))}{_hint(str(error))}"
         raise NoReply(problem)
 
     async def _exchange(self, url: str, body: dict[str, object]) -> Reply:
@@ -123,6 +126,14 @@ class Server:
                 retry_after=headers.get("Retry-After", ""),
                 left_over=left_over,
             )
+
+
+def _hint(error: str) -> str:
+    """What in the environment a failed connection may be due to: certificates, or a proxy."""
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "; SSL_CERT_FILE names certificates to trust"
+    proxies = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; {', '.join(proxies)} is set, and NO_PROXY names hosts that are reached without a proxy" if proxies else ""
 
 
 def _unpacked(data: bytes) -> bytearray | None:
