@@ -133,7 +133,8 @@ def _only(word: str, listed: dict[str, list[object]], mask: Mask) -> float:
     values = [_log_probability(value, word, mask) for value in listed[word]]
     if max(values) - min(values) > ROUNDING:
         raise Unusable(
-            f"{word!r} is listed with the log-probabilities {max(values):g} and {min(values):g}: which word is meant is not clear"
+            f"{word!r} is listed with the log-probabilities {max(values):g} and {min(values):g}: which word is meant is not clear "
+            "(judge.openai.token_ids tells two tokens of one text apart on a server of vLLM's)"
         )
     if values[-1] < LOWEST:
         raise Unusable(f"the log-probability of {word!r} is {values[-1]:g}, and a finite number is needed")
