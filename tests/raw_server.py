@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -62,17 +63,20 @@ Mode = Callable[[Exchange], object]
 class Raw:
     """The server, and the heads of the requests that came."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, host: str, tls: ssl.SSLContext | None) -> None:
         self.mode = mode
+        self.host = host
+        self.tls = tls
         self.heads: list[bytes] = []
         self.connections = 0
         self.stopped = threading.Event()
         self.lock = threading.Lock()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.listener.getsockname()[1]}/v1"
 
     def accept(self) -> None:
         while True:
@@ -85,6 +89,11 @@ class Raw:
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
+        if self.tls is not None:
+            try:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                return  # a client that does not trust the certificate
         with connection:
             try:
                 while request := _request(connection):
@@ -116,8 +125,8 @@ def _request(connection: socket.socket) -> tuple[bytes, bytes] | None:
 
 
 @contextmanager
-def serving(mode: Mode) -> Iterator[Raw]:
-    raw = Raw(mode)
+def serving(mode: Mode, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Raw]:
+    raw = Raw(mode, host, tls)
     thread = threading.Thread(target=raw.accept, daemon=True)
     thread.start()
     try:

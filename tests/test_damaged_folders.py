@@ -139,6 +139,12 @@ SETTINGS: dict[str, tuple[str, Damage, str, str]] = {
     "template in jinja empty": ("internvl", put("chat_template.jinja", "\n"), "chat_template.jinja", "is empty"),
     "template in jinja of another encoding": ("qwen2_vl", put("chat_template.jinja", b"\xff\xfe{"), "chat_template.jinja", "UTF-8"),
     "template a list": ("qwen2_vl", setting(TEMPLATE, chat_template=[{"name": "default"}]), TEMPLATE, "is a list, not a text"),
+    "templates without a default": (
+        "qwen2_vl",
+        setting(TEMPLATE, chat_template=[{"name": "tool_use", "template": families.TEMPLATES["qwen2_vl"]}]),
+        TEMPLATE,
+        "is a list, not a text",
+    ),
     "template that fails": (
         "qwen2_vl",
         setting(TEMPLATE, chat_template="{{ raise_exception('no') }}"),
@@ -157,6 +163,13 @@ SETTINGS: dict[str, tuple[str, Damage, str, str]] = {
     "images empty of settings (tiles)": ("llava_onevision", put(PIXELS, "{}"), PIXELS, "lacks image_mean, image_std, size"),
     "images empty of settings (patches)": ("internvl", put(PIXELS, "{}"), PIXELS, "lacks image_mean, image_std, size"),
     "images without bounds": ("qwen2_5_vl", without(PIXELS, "min_pixels", "max_pixels"), PIXELS, "lacks min_pixels and max_pixels"),
+    "images with bounds that are null": (
+        "qwen2_vl",
+        setting(PIXELS, min_pixels=None, max_pixels=None),
+        PIXELS,
+        "lacks min_pixels and max_pixels .or a size.",
+    ),
+    "images with one bound": ("qwen2_vl", setting(PIXELS, min_pixels=None), PIXELS, "lacks min_pixels and max_pixels .or a size."),
     "images of other patches": ("qwen2_vl", setting(PIXELS, patch_size=16), PIXELS, r"\(16, 2, 2\), config.json has \(14, 2, 2\)"),
     "images merged otherwise": ("qwen2_5_vl", setting(PIXELS, merge_size=4), PIXELS, r"\(14, 2, 4\), config.json has \(14, 2, 2\)"),
     "images of patches in words": ("qwen2_vl", setting(PIXELS, patch_size="14"), PIXELS, "is damaged|config.json has"),

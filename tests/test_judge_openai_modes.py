@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
 import json
 import logging
 import os
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -227,15 +230,56 @@ def with_listed(token: object) -> Mode:
     return spoiled(lambda answer: first_token(answer)["top_logprobs"].append({"token": token, "logprob": -20.0}))
 
 
-def bomb(encoding: str, status: str = "200 OK") -> Mode:
-    """200 MB of zeros, which are 200 kB compressed."""
+def bomb(encoding: str, status: str = "200 OK", level: int = 9) -> Mode:
+    """200 MB of zeros, which are 200 kB compressed (at level 1: 900 kB)."""
 
     def mode(exchange: Exchange) -> None:
-        pack = zlib.compressobj(1, wbits=31 if encoding == "gzip" else 15)
+        pack = zlib.compressobj(level, wbits=31 if encoding == "gzip" else 15)
         data = b"".join(pack.compress(bytes(MB)) for _ in range(200)) + pack.flush()
         exchange.answer(data, status, Content_Encoding=encoding)
 
     return mode
+
+
+def packed(encoding: str, pack: Callable[[bytes], bytes]) -> Mode:
+    """The right answer, compressed."""
+    return lambda exchange: exchange.answer(pack(json.dumps(exchange.right()).encode()), Content_Encoding=encoding)
+
+
+def in_older_form(change: Callable[[dict], object] = lambda told: None) -> Mode:
+    """Log-probabilities as the completions API had them: words and numbers in lists of their own."""
+
+    def mode(exchange: Exchange) -> None:
+        answer = exchange.right()
+        first = first_token(answer)
+        likeliest = {entry["token"]: entry["logprob"] for entry in first["top_logprobs"]}
+        told = {"tokens": [first["token"]], "token_logprobs": [first["logprob"]], "text_offset": [0], "top_logprobs": [likeliest]}
+        change(told)
+        answer["choices"][0]["logprobs"] = told
+        exchange.answer(answer)
+
+    return mode
+
+
+def error_inside(answer: dict, times: int = 99) -> Mode:
+    """An error with status 200, as of a gateway whose upstream failed after it had begun to answer."""
+    return lambda exchange: exchange.answer(answer) if exchange.number <= times else good(exchange)
+
+
+def other_word(value: object) -> Mode:
+    """One more word among the likeliest, with this for its log-probability."""
+    return spoiled(lambda answer: first_token(answer)["top_logprobs"].append({"token": "zz", "logprob": value, "bytes": None}))
+
+
+def written(before: str) -> Mode:
+    """Every word with this before it."""
+
+    def change(answer: dict) -> None:
+        entries = first_token(answer)["top_logprobs"]
+        for entry in [first_token(answer), *entries]:
+            entry["token"] = before + entry["token"]
+
+    return spoiled(change)
 
 
 def huge(status: str) -> Mode:
@@ -303,9 +347,20 @@ MODES: dict[str, tuple[Mode, str]] = {
     ),
     "an error of 200 MB": (huge("400 No"), "answers 400: x{200}"),
     "a busy server of 200 MB": (huge("500 No"), r"did not answer in 2 attempts \(500 x{200}\)"),
-    "a gzip bomb": (bomb("gzip"), "answers in 'gzip' where none was asked for"),
-    "a deflate bomb": (bomb("deflate"), "answers in 'deflate'"),
-    "a busy gzip bomb": (bomb("gzip", "503 Busy"), r"did not answer in 2 attempts \(503 \(a body in gzip\)\)"),
+    "gzip": (packed("gzip", gzip.compress), RIGHT),
+    "gzip in capitals": (packed("GZIP", gzip.compress), RIGHT),
+    "deflate": (packed("deflate", zlib.compress), RIGHT),
+    "gzip cut off": (packed("gzip", lambda data: gzip.compress(data)[:-20]), "answers in 'gzip', which cannot be read"),
+    "gzip that is none": (packed("gzip", lambda data: data), "answers in 'gzip', which cannot be read"),
+    "gzip with more behind it": (packed("gzip", lambda data: gzip.compress(data) + b"more"), "answers in 'gzip', which cannot be read"),
+    "an error in gzip": (
+        lambda exchange: exchange.answer(gzip.compress(b"no such model"), "404 Not Found", Content_Encoding="gzip"),
+        "answers 404: no such model",
+    ),
+    "a gzip bomb": (bomb("gzip"), TOO_LONG),
+    "a large gzip bomb": (bomb("gzip", level=1), TOO_LONG),
+    "a deflate bomb": (bomb("deflate"), TOO_LONG),
+    "a busy gzip bomb": (bomb("gzip", "503 Busy", level=1), r"did not answer in 2 attempts \(503 \(a body in gzip\)\)"),
     "brotli": (lambda exchange: exchange.answer(b"\x0b\x02\x80{}\x03", Content_Encoding="br"), "answers in 'br'"),
     "empty": (lambda exchange: exchange.answer(b""), f"{NOT_READ}it is not JSON"),
     "a web page": (
@@ -322,10 +377,18 @@ MODES: dict[str, tuple[Mode, str]] = {
     "a number": (lambda exchange: exchange.answer(b"1"), f"{NOT_READ}it is JSON, but a number"),
     "null": (lambda exchange: exchange.answer(b"null"), f"{NOT_READ}it is JSON, but null"),
     # what is in them
-    "an error with status 200": (
-        spoiled(lambda answer: {"error": {"message": "no"}}),
-        f"{UNUSABLE}it has no log-probabilities: no `choices`",
+    "an error inside": (
+        error_inside({"error": {"message": "no"}}),
+        r'answers 200 with an error inside: {"error": {"message": "no"}}; check judge.openai .url, model, top_logprobs. and OPENAI_API_KEY',
     ),
+    "an error inside, as text": (error_inside({"error": "no such model"}), "answers 200 with an error inside: .*no such model"),
+    "an error inside, with a code": (error_inside({"error": {"message": "no", "code": 400}}), "answers 200 with an error inside"),
+    "an error inside, with a code of any kind": (error_inside({"error": {"code": [5]}}), "answers 200 with an error inside"),
+    "an error inside, as an object": (error_inside({"object": "error", "message": "no", "code": 404}), "200 with an error inside: .*404"),
+    "busy inside": (error_inside({"error": {"message": "full", "code": 429}}), r"in 2 attempts \(200 with an error inside: .*full"),
+    "busy inside once": (error_inside({"error": {"message": "full", "code": 429}}, 1), RIGHT),
+    "busy inside once, as text": (error_inside({"error": {"message": "full", "code": "503"}}, 1), RIGHT),
+    "an upstream's error once": (error_inside({"choices": [{"error": {"code": 502, "message": "gone"}}]}, 1), RIGHT),
     "more keys": (spoiled(lambda answer: answer.update(error=None, extra=[{}])), RIGHT),
     "two choices": (spoiled(lambda answer: answer["choices"].append({"index": 1, "logprobs": None})), RIGHT),
     "no choice": (spoiled(lambda answer: answer.update(choices=[])), f"{UNUSABLE}it has no log-probabilities: no `choices.0`"),
@@ -337,6 +400,27 @@ MODES: dict[str, tuple[Mode, str]] = {
         spoiled(lambda answer: answer["choices"][0]["logprobs"].update(content=[])),
         f"{UNUSABLE}.*no `choices.0.logprobs.content.0`",
     ),
+    "no log-probabilities, cut off": (
+        spoiled(lambda answer: answer["choices"][0].update(logprobs={"content": None}, finish_reason="length")),
+        f"{UNUSABLE}.*no `choices.0.logprobs.content.0`",
+    ),
+    "in the older form": (in_older_form(), RIGHT),
+    "in the older form beside null": (in_older_form(lambda told: told.update(content=None)), RIGHT),
+    "in the older form without words": (in_older_form(lambda told: told.update(tokens=[])), f"{UNUSABLE}.*no `tokens.0`"),
+    "in the older form, null": (in_older_form(lambda told: told.update(top_logprobs=[None])), f"{UNUSABLE}`top_logprobs.0` is null"),
+    "in the older form, empty": (in_older_form(lambda told: told.update(top_logprobs=[])), f"{UNUSABLE}.*no `top_logprobs.0`"),
+    "in the older form without No": (
+        in_older_form(lambda told: told.update(tokens=["Yes"], token_logprobs=[-0.1], top_logprobs=[{"Yes": -0.1}])),
+        "'No' is not among the 1 likeliest words .'Yes'",
+    ),
+    "in the older form, two for Yes": (
+        in_older_form(lambda told: told.update(tokens=["Yes"], token_logprobs=[-9.0], top_logprobs=[{"Yes": -0.1, "No": -3.0}])),
+        f"{UNUSABLE}'Yes' is listed with the log-probabilities -0.1 and -9",
+    ),
+    "words after a blank": (written(" "), "'Yes' is not among the 4 likeliest words .*; ' Yes' is, which is another token; raise"),
+    "words after a mark": (written("\u2581"), "; '\u2581Yes' is, which is another token"),
+    "another word's null": (other_word(None), RIGHT),
+    "another word's 3": (other_word(3), RIGHT),
     "no likeliest": (spoiled(lambda answer: first_token(answer).update(top_logprobs=None)), f"{UNUSABLE}`top_logprobs` is null"),
     "likeliest by name": (
         spoiled(lambda answer: first_token(answer).update(top_logprobs={"Yes": -1})),
@@ -377,6 +461,10 @@ MODES: dict[str, tuple[Mode, str]] = {
     "tokens 1e300": (prompt_tokens(1e300), RIGHT),
     # Retry-After
     "come back at once": (busy_once("0"), RIGHT),
+    "keep-alive spaces before the answer": (
+        lambda exchange: exchange.answer(b"\n       \n\n" * 50 + json.dumps(exchange.right()).encode()),
+        RIGHT,
+    ),
     "come back in a fraction": (busy_once("0.1"), RIGHT),
     "come back in a day": (
         busy_once("86400"),
@@ -422,7 +510,11 @@ def test_a_server_gives_right_scores_or_an_error_in_time(name: str, opened, ques
 
 
 @pytest.mark.parametrize(
-    "name", ["a body of 200 MB", "a body without an end", "a gzip bomb", "an error of 200 MB", "headers without an end", "nested deeply"]
+    "name",
+    [
+        *("a body of 200 MB", "a body without an end", "a gzip bomb", "a large gzip bomb", "an error of 200 MB"),
+        *("headers without an end", "nested deeply"),
+    ],
 )
 def test_no_answer_takes_much_memory(name: str, opened, question: Question):
     def peak(mode: Mode, **settings: object) -> int:
@@ -452,14 +544,14 @@ def test_a_small_answer_in_many_values_takes_little_memory():
     assert len(answer["a"]) > 80_000 and found < 20 * MB
 
 
-@pytest.mark.parametrize(("after", "wait"), [("1", 1.0), ("", 0.0)])
+@pytest.mark.parametrize(("after", "wait"), [("1", 1.0), ("", 0.0), ("0", 0.0), ("0.00", 0.0)])
 def test_every_wait_is_logged_with_its_length_reason_and_attempt(after: str, wait: float, opened, question: Question, caplog):
     with caplog.at_level(logging.INFO), raw_server.serving(busy_once(after)) as server:
         opened(server.url).answers([question])
     (line,) = [message for message in caplog.messages if "attempt" in message]
     pair = f"query {question.query}, candidate {question.candidates[0]}"
     found = re.fullmatch(rf"openai: {pair}: attempt 1 of 2: 429 busy; the next one in (\S+) s(, as its Retry-After says)?", line)
-    assert found and float(found[1]) == wait and bool(found[2]) == bool(after)
+    assert found and float(found[1]) == wait and bool(found[2]) == bool(wait)
 
 
 def test_a_wait_that_is_too_long_is_logged_and_refused_at_once(opened, question: Question, caplog):
@@ -522,6 +614,71 @@ def test_a_proxy_is_used_and_its_answers_are_checked_too(opened, question: Quest
                 with pytest.raises(ServerError, match="sends more after its answer"):
                     backend.answers([question])
             assert proxy.heads[0].startswith(b"POST http://judge.invalid/v1/chat/completions")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", "ALL_PROXY names a proxy that cannot be used.*http:// or https://"),
+        ("HTTPS_PROXY", "ftp://user:secret@127.0.0.1:9", "ALL_PROXY names a proxy that cannot be used"),
+        ("SSL_CERT_FILE", "/nowhere/secret.pem", "SSL_CERT_FILE or SSL_CERT_DIR names cannot be read .FileNotFoundError"),
+    ],
+)
+def test_an_environment_that_the_client_cannot_use_is_named_and_no_password_shown(variable, value, why, opened, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=why) as refused:
+        opened("http://127.0.0.1:9/v1")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_is_reached_past_a_proxy_where_no_proxy_names_it(opened, question: Question, wanted: np.ndarray, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for hosts in ("127.0.0.1,localhost", "127.0.0.0/8", "*"):
+        monkeypatch.setenv("NO_PROXY", hosts)
+        with raw_server.serving(good) as server:
+            assert np.array_equal(opened(server.url).answers([question])[0], wanted)
+
+
+def test_a_proxy_that_does_not_answer_is_named_with_the_way_past_it(opened, question: Question, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(ServerError, match="ConnectError: .*; HTTP_PROXY is set, and NO_PROXY names hosts") as refused:
+        opened("http://judge.invalid/v1").answers([question])
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_server_whose_certificate_is_not_trusted_is_refused_until_it_is(
+    opened, question: Question, wanted: np.ndarray, monkeypatch, tmp_path: Path
+):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    making = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate), *name]
+    subprocess.run(making, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    for mode, why in ((good, ""), (two_answers, "sends more after its answer")):
+        with raw_server.serving(mode, tls=context) as server:
+            monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+            with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names certificates to trust"):
+                opened(server.url).answers([question])
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            if why:
+                with pytest.raises(ServerError, match=why):
+                    opened(server.url).answers([question])
+            else:
+                assert np.array_equal(opened(server.url).answers([question])[0], wanted)
+
+
+def test_a_server_is_reached_by_a_name_and_by_an_address_of_ip_version_6(opened, question: Question, wanted: np.ndarray):
+    with raw_server.serving(good) as server:
+        assert np.array_equal(opened(server.url.replace("127.0.0.1", "localhost")).answers([question])[0], wanted)
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with raw_server.serving(good, "::1") as server:
+        assert server.url.startswith("http://[::1]:")
+        assert np.array_equal(opened(server.url).answers([question])[0], wanted)
 
 
 def test_float16_rounding_of_a_log_probability_is_no_error(opened, question: Question):

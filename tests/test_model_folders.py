@@ -14,6 +14,7 @@ import families
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from unime import backbones
 from unime.backbones import ModelError
@@ -215,6 +216,79 @@ def test_a_config_of_the_published_form_is_read(name, other):
     prompts = [found.chat_prompt(["Query:", families.image(90, 60), "a ring"])]
     with torch.no_grad():
         assert torch.equal(found.embed(found.collate(prompts)), wanted.embed(wanted.collate(prompts)))
+
+
+BOUNDS = {"longest_edge": 36 * 784, "shortest_edge": 784}
+FAST = dict.fromkeys(["crop_size", "data_format", "device", "disable_grouping", "input_data_format", "pad_size", "return_tensors"])
+# How transformers has written Qwen2-VL's image settings -> what differs from the published file, which has min_pixels and max_pixels alone
+FORMS: dict[str, dict[str, object]] = {
+    "published": {},
+    "4.45": {"size": {"min_pixels": 784, "max_pixels": 36 * 784}},
+    "4.49": {"size": BOUNDS},
+    "4.50, where size was not kept in step": {"size": {"longest_edge": 12845056, "shortest_edge": 3136}},
+    "4.53": {"size": BOUNDS, "image_processor_type": "Qwen2VLImageProcessorFast", **FAST},
+    "4.57": {"size": BOUNDS, "image_processor_type": "Qwen2VLImageProcessorFast", "min_pixels": None, "max_pixels": None, **FAST},
+    "Qwen2.5-VL's first": {"image_processor_type": "Qwen2_5_VLImageProcessor"},
+}
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_qwens_image_settings_gives_the_same_pixels(form, name, other):
+    folder = other(name)
+    file = folder / "preprocessor_config.json"
+    settings = json.loads(file.read_text())
+    for default in ("do_convert_rgb", "do_normalize", "do_rescale", "do_resize", "resample", "rescale_factor"):
+        settings.pop(default)  # the published file does not have them
+    shapes = [(90, 60), (301, 97), (500, 480), (20, 20)]  # the last two are shrunk and enlarged
+    wanted = backbones.load(folder, models=MODELS, weights=False)
+    file.write_text(json.dumps(settings | FORMS[form]))
+    found = backbones.load(folder, models=MODELS, weights=False)
+    for width, height in shapes:
+        picture = families.image(width, height)
+        assert torch.equal(found._picture(picture).pixels, wanted._picture(picture).pixels)
+        assert found._tokens(height, width) == wanted._picture(picture).tokens
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+def test_a_template_among_several_is_read_as_transformers_does(name, other):
+    folder = other(name)
+    (folder / "chat_template.json").unlink()
+    several = [{"name": "tool_use", "template": "{{ none }}"}, {"name": "default", "template": families.TEMPLATES[name]}]
+    changed(folder, "tokenizer_config.json", chat_template=several)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    turn = [{"role": "user", "content": [{"type": "text", "text": "a ring"}]}]
+    wanted = theirs.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert backbones.load(folder, models=MODELS, weights=False).chat_prompt(["a ring"]).text == wanted
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+@pytest.mark.parametrize("tied", [True, False, None], ids=["tied", "not tied", "not stated"])
+def test_a_head_in_the_weights_is_the_models_whatever_the_config_says_of_tied_words(tied, name, other):
+    """InternVL3's folders have a head of their own, and say nothing of it; the class takes the words to be tied then."""
+    folder = other(name)
+    key = families.older(name, "lm_head.weight")
+    stored = load_file(folder / "model.safetensors")
+    words = next(tensor for name, tensor in stored.items() if name.endswith("embed_tokens.weight"))
+    stored[key] = words.flip(0).contiguous()
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    for place in (settings, settings["text_config"]):
+        place.pop("tie_word_embeddings", None)
+        if tied is not None:
+            place["tie_word_embeddings"] = tied
+    (folder / "config.json").write_text(json.dumps(settings))
+    opened = backbones.load(folder, models=MODELS)
+    assert torch.equal(opened.head.weight, stored[key]) and torch.equal(opened.core.get_input_embeddings().weight, words)
+
+
+@pytest.mark.parametrize("name", families.NAMES)
+def test_rotary_frequencies_that_were_saved_with_the_weights_are_no_leftover(name, other):
+    folder = other(name)
+    stored = load_file(folder / "model.safetensors")
+    layer = families.older(name, "model.language_model.layers.0.self_attn.rotary_emb.inv_freq")
+    save_file(stored | {layer: torch.ones(16)}, folder / "model.safetensors", metadata={"format": "pt"})
+    backbones.load(folder, models=MODELS)
 
 
 def test_pickles_are_refused_with_the_remedy(copy):

@@ -319,12 +319,13 @@ def test_what_may_be_a_special_token_of_a_server_is_pulled_apart():
     words = [word for name in families.NAMES for word in families.MARKS[name]]
     words += "<|eot_id|> <|begin_of_text|> <s> </s> <start_of_turn> <end_of_turn> [INST] [/INST] [IMG] [gMASK] <extra_id_0> <<SYS>>".split()
     words += "<｜User｜> <｜end▁of▁sentence｜> <|START_OF_TURN_TOKEN|> <unused99> <image_soft_token> <|endofprompt|> <|image_1|>".split()
+    words += "<|turn> <turn|> <|tool_call> <tool_call|> [|endofturn|] [|user|] ]<]image[>[ <seed:bos> <mask:4>".split()
     for word in words:
         for text in (word, f"a {word}\nb", word * 2, f"<|im_{word}"):
             changed = pulled_apart(text)
             assert word not in changed and changed.replace(" ", "") == text.replace(" ", "")
             assert pulled_apart(changed) == changed
-    for text in ("a small red ring", "2 < 3 > 1", "a <- b -> c", "[1] and [a]", "x<|y", "", "(1) cand1 | cand2", "<3"):
+    for text in ("a small red ring", "2 < 3 > 1", "a <- b -> c", "[1] and [a]", "x<|y", "", "(1) cand1 | cand2", "<3", "f[x|y] |]", "[||]"):
         assert pulled_apart(text) == text
 
 

@@ -114,11 +114,21 @@ def chat_template(folder: Path) -> str:
         return read_text(folder, "chat_template.jinja")
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = read_json(folder, name).get("chat_template") if is_there(folder, name) else None
+        if isinstance(template, list):
+            template = _default_template(template) or template
         if template and not isinstance(template, str):
             raise ModelError(f"{folder}: chat_template in {name} is a {type(template).__name__}, not a text; {REMEDY}")
         if template:
             return template
     raise _missing(folder, "chat_template.jinja (or a chat_template in chat_template.json or tokenizer_config.json)")
+
+
+def _default_template(templates: list[object]) -> str | None:
+    """The one that transformers takes of several templates, which it has written as a list of names and texts."""
+    for one in templates:
+        if isinstance(one, dict) and one.get("name") == "default" and isinstance(one.get("template"), str):
+            return one["template"]
+    return None
 
 
 def image_settings(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -53,7 +53,8 @@ class Qwen2VL(Backbone):
                 f"{self.folder}: {file} has patch_size, temporal_patch_size and merge_size {cut}, config.json has {model}; {REMEDY}"
             )
         names = ("min_pixels", "max_pixels")
-        if not all(name in written for name in names) and not written.get("size"):
+        unset = [name for name in names if written.get(name) is None]
+        if unset and not written.get("size"):
             raise ModelError(f"{self.folder}: {file} lacks min_pixels and max_pixels (or a size), which bound an image; {REMEDY}")
         least, most = settings.size.shortest_edge, settings.size.longest_edge
         check_counts(self.folder, {"min_pixels": least, "max_pixels": most})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ LOWEST = -1e30
 
 MOST = 2**53
 """The largest count of tokens that is believed."""
+
+BLANKS = " \n\t\u2581\u0120"
+"""What stands before a word in a token of its own; tokenizers write a blank as one of the last two."""
 
 
 class Unusable(ValueError):
@@ -51,19 +55,56 @@ def parsed(body: bytes) -> dict[str, object]:
     return answer
 
 
+def error_code(answer: dict[str, object]) -> int | None:
+    """The status code of an error that stands in a good answer's place, as gateways send with status 200.
+
+    0 where the error has no code, None where there is no error.
+    """
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    told = answer if answer.get("object") == "error" else answer.get("error")
+    if not told and isinstance(first, dict):
+        told = first.get("error")
+    if not told:
+        return None
+    code = told.get("code") if isinstance(told, dict) else None
+    if isinstance(code, str) and re.fullmatch("[1-5][0-9][0-9]", code):
+        return int(code)
+    return _count(code)
+
+
 def log_probabilities(answer: dict[str, object], words: Sequence[str], mask: Mask) -> list[float]:
     """The log-probabilities of `words` at the first token of the answer.  Raises Unusable, or Absent where a word is not listed."""
+    listed: dict[str, list[object]] = {}
+    for token, value in _listed(answer):
+        if not isinstance(token, str):
+            raise Unusable(f"a `token` is {_kind(token)}")
+        listed.setdefault(token, []).append(value)
+    return [_only(word, listed, mask) for word in words]
+
+
+def _listed(answer: dict[str, object]) -> list[tuple[object, object]]:
+    """The words at the answer's first place, each with its log-probability: the one that was drawn, then the likeliest."""
+    told = _at(answer, "choices", 0, "logprobs")
+    if isinstance(told, dict) and told.get("content") is None and told.get("top_logprobs") is not None:
+        return _listed_as_before(told)
     first = _at(answer, "choices", 0, "logprobs", "content", 0)
     likeliest = _at(first, "top_logprobs")
     if not isinstance(likeliest, list):
         raise Unusable(f"`top_logprobs` is {_kind(likeliest)}")
-    listed: dict[str, list[float]] = {}
+    found = []
     for entry in [first, *likeliest]:
         token = _at(entry, "token")
-        if not isinstance(token, str):
-            raise Unusable(f"a `token` is {_kind(token)}")
-        listed.setdefault(token, []).append(_log_probability(_at(entry, "logprob"), token, mask))
-    return [_only(word, listed, mask) for word in words]
+        found.append((token, entry.get("logprob")))
+    return found
+
+
+def _listed_as_before(told: dict[str, object]) -> list[tuple[object, object]]:
+    """The same from the form of the older completions API, which some servers keep for chats: words and numbers in lists of their own."""
+    likeliest = _at(told, "top_logprobs", 0)
+    if not isinstance(likeliest, dict):
+        raise Unusable(f"`top_logprobs.0` is {_kind(likeliest)}")
+    return [(_at(told, "tokens", 0), _at(told, "token_logprobs", 0)), *likeliest.items()]
 
 
 def _log_probability(value: object, token: str, mask: Mask) -> float:
@@ -79,15 +120,21 @@ def _log_probability(value: object, token: str, mask: Mask) -> float:
     raise Unusable(f"the log-probability of {_quoted(token, mask)} is {shown}, and one is a number of at most 0")
 
 
-def _only(word: str, listed: dict[str, list[float]], mask: Mask) -> float:
-    """The one log-probability of a word; the answer's own token stands among the likeliest once more, with the same one."""
+def _only(word: str, listed: dict[str, list[object]], mask: Mask) -> float:
+    """The one log-probability of a word; the answer's own token stands among the likeliest once more, with the same one.
+
+    Other words' numbers are not looked at: a server may write null for one that cannot come.
+    """
     if word not in listed:
         shown = ", ".join(_quoted(token, mask) for token in list(listed)[:5])
-        raise Absent(f"{word!r} is not among the {len(listed)} likeliest words ({shown} ...)")
-    values = listed[word]
+        near = [token for token in listed if token.strip(BLANKS) == word]
+        another = f"; {near[0]!r} is, which is another token" if near else ""
+        raise Absent(f"{word!r} is not among the {len(listed)} likeliest words ({shown} ...){another}")
+    values = [_log_probability(value, word, mask) for value in listed[word]]
     if max(values) - min(values) > ROUNDING:
         raise Unusable(
-            f"{word!r} is listed with the log-probabilities {max(values):g} and {min(values):g}: which word is meant is not clear"
+            f"{word!r} is listed with the log-probabilities {max(values):g} and {min(values):g}: which word is meant is not clear "
+            "(judge.openai.token_ids tells two tokens of one text apart on a server of vLLM's)"
         )
     if values[-1] < LOWEST:
         raise Unusable(f"the log-probability of {word!r} is {values[-1]:g}, and a finite number is needed")

@@ -27,15 +27,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import httpx2
 import numpy as np
 
 from unime import prompts
 from unime.data.images import squashed
 from unime.data.items import Items
 from unime.judge import Question, blocks
-from unime.judge.openai_answers import Absent, Unusable, log_probabilities, only_token, parsed, usage
-from unime.judge.openai_http import BODY, NoReply, Reply, Server, ServerError, check_address, retry_after
+from unime.judge.openai_answers import Absent, Unusable, error_code, log_probabilities, only_token, parsed, usage
+from unime.judge.openai_http import BODY, NoReply, Reply, Server, ServerError, check_address, retry_after, trusted
 from unime.judge.openai_key import KEY, Mask, read_key
 from unime.judge.unknown_tokenizer import pulled_apart
 
@@ -49,6 +48,9 @@ PAUSE, LONGEST = 0.5, 60.0
 
 BUSY = (408, 429)
 """Answers that a later attempt may better; 5xx are others."""
+
+
+CHECK = f"check judge.openai (url, model, top_logprobs) and {KEY}"
 
 
 class _Again(Exception):
@@ -77,7 +79,7 @@ class Answer(NamedTuple):
 
 class OpenaiJudge:
     """See `unime.judge.Backend`: rows are log-probabilities.  `settings` is the config's section `judge.openai`, `form` a name of
-    `prompts.FORMATS`.  Raises ConfigError for a key or an address in the environment that cannot be used."""
+    `prompts.FORMATS`.  Raises ConfigError for a key, an address, a proxy or certificates in the environment that cannot be used."""
 
     def __init__(self, items: Items, settings: Any, image_size: int, log: logging.Logger, form: str = prompts.UNIME):
         self.items, self.settings, self.image_size, self.log, self.form = items, settings, image_size, log, form
@@ -85,7 +87,7 @@ class OpenaiJudge:
         self.key = read_key()
         self.mask = Mask(self.key)
         check_address(self.url, self.key)
-        self.trust = httpx2.create_ssl_context()
+        self.trust = trusted()
         self.pace = Pace(settings.rate)
         self._words: tuple[str, str] | None = None
 
@@ -264,15 +266,21 @@ class OpenaiJudge:
                 "that answers in judge.openai.url"
             )
         if not 200 <= status < 300:
-            raise ServerError(f"{name}: {url} answers {status}: {text}; check judge.openai (url, model) and {KEY}")
-        if reply.encoding:
-            raise ServerError(f"{name}: {url} answers in {self.mask.shown(reply.encoding)!r} where none was asked for; {remedy}")
+            raise ServerError(f"{name}: {url} answers {status}: {text}; {CHECK}")
         if not reply.whole:
             raise ServerError(f"{name}: {url} answers with more than {BODY:,} bytes; {remedy}")
+        if reply.encoding:
+            raise ServerError(f"{name}: {url} answers in {self.mask.shown(reply.encoding)!r}, which cannot be read; {remedy}")
         try:
-            return parsed(reply.body)
+            answer = parsed(reply.body)
         except Unusable as error:
             raise ServerError(f"{name}: the answer of {url} cannot be read: {error}: {text[:200]!r}; {remedy}") from None
+        code = error_code(answer)
+        if code is None:
+            return answer
+        if code in BUSY or code >= 500:
+            raise _Again(f"{status} with an error inside: {text[:200]}", retry_after(reply.retry_after))
+        raise ServerError(f"{name}: {url} answers {status} with an error inside: {text}; {CHECK}")
 
 
 class Pace:

@@ -2,7 +2,7 @@
 
 1. `timeout` is the whole time of a request: to connect, to send, to wait and to read.  The requests run on an event loop, whose timeout
    cancels them wherever they are; a limit on single reads would never end a server that sends a byte a second.
-2. A body is read to a limit.  It is asked for uncompressed, and one that is compressed all the same is not unpacked.
+2. A body is read to a limit.  It is asked for uncompressed; one in gzip or deflate all the same is unpacked to the same limit.
 3. Redirects are not followed: the key would go along.
 4. An answer must be the only thing that the server sends.  What follows it would be read as the answer to the connection's next request.
 """
@@ -15,6 +15,7 @@ import os
 import re
 import ssl
 import time
+import zlib
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -28,6 +29,13 @@ ADDRESS = "OPENAI_BASE_URL"
 
 BODY = 256 * 1024
 """Bytes of a body that are read at most; the answer with twenty words has about 4 KiB."""
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Variables that name a proxy, also in lower case."""
+
+PACKED = ("gzip", "x-gzip", "deflate")
+"""Encodings of a body that are read, though none is asked for: gateways in front of a server pack whatever they pass on."""
 
 
 class ServerError(ValueError):
@@ -88,7 +96,7 @@ class Server:
         except TimeoutError:
             problem = f"no whole answer in {self.timeout:g} s"
         except httpx2.TransportError as error:
-            problem = f"{type(error).__name__}: {self.mask.shown(str(error))}"
+            problem = f"{type(error).__name__}: {self.mask.shown(str(error))}{_hint(str(error))}"
         raise NoReply(problem)
 
     async def _exchange(self, url: str, body: dict[str, object]) -> Reply:
@@ -101,16 +109,41 @@ class Server:
                     whole = False
                     break
             headers = answer.headers
+            left_over = whole and _left_over(answer)
             encoding = headers.get("Content-Encoding", "").strip()
+            if encoding.lower() == "identity":
+                encoding = ""
+            if whole and encoding.lower() in PACKED:
+                unpacked = _unpacked(bytes(data))
+                if unpacked is not None:
+                    data, encoding, whole = unpacked, "", len(unpacked) <= BODY
             return Reply(
                 status=answer.status_code,
                 body=bytes(data[:BODY]),
                 whole=whole,
-                encoding="" if encoding.lower() == "identity" else encoding,
+                encoding=encoding,
                 location=headers.get("Location", ""),
                 retry_after=headers.get("Retry-After", ""),
-                left_over=whole and _left_over(answer),
+                left_over=left_over,
             )
+
+
+def _hint(error: str) -> str:
+    """What in the environment a failed connection may be due to: certificates, or a proxy."""
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "; SSL_CERT_FILE names certificates to trust"
+    proxies = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"; {', '.join(proxies)} is set, and NO_PROXY names hosts that are reached without a proxy" if proxies else ""
+
+
+def _unpacked(data: bytes) -> bytearray | None:
+    """At most BODY + 1 bytes of what a body in gzip or deflate holds; None where it is neither, or not whole."""
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: either of the two
+    try:
+        found = bytearray(unpacking.decompress(data, BODY + 1))
+    except zlib.error:
+        return None
+    return found if len(found) > BODY or (unpacking.eof and not unpacking.unused_data) else None
 
 
 def _left_over(answer: httpx2.Response) -> bool:
@@ -126,15 +159,40 @@ def _left_over(answer: httpx2.Response) -> bool:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or as a date to come; None where it says neither."""
+    """Seconds above 0 that a Retry-After header asks for, as a number or as a date; None where it says neither.
+
+    A server that says 0 or a time that has passed would be asked again at once, as often as there are retries.
+    """
     text = text.strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text):
-        return float(text)
     try:
+        if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text):
+            return float(text) or None
         seconds = parsedate_to_datetime(text).timestamp() - time.time()
     except (ArithmeticError, LookupError, OSError, TypeError, ValueError):
         return None
     return seconds if seconds > 0 else None
+
+
+def trusted() -> ssl.SSLContext:
+    """The certificates that are trusted: the system's, or those of SSL_CERT_FILE or SSL_CERT_DIR.
+
+    Raises ConfigError where they cannot be read, or where the environment names a proxy that the client cannot use.
+    """
+    try:
+        context = httpx2.create_ssl_context()
+    except OSError as error:
+        raise ConfigError(
+            f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({type(error).__name__}); set it to certificates in "
+            "PEM, or unset it"
+        ) from None
+    try:
+        httpx2.AsyncClient(verify=context)
+    except (ImportError, ValueError, httpx2.InvalidURL):  # the address is not shown: it may hold a password
+        raise ConfigError(
+            "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names a proxy that cannot be used: a proxy's address begins with http:// or https://; "
+            "change the variable, or unset it"
+        ) from None
+    return context
 
 
 def check_address(url: str, key: str) -> None:

@@ -11,8 +11,10 @@ import re
 _FORMS = (
     r"<\|[^<>\n]{1,100}\|>",  # <|im_end|>, <|eot_id|>, <|START_OF_TURN_TOKEN|>
     r"<｜[^<>\n]{1,100}｜>",  # <｜User｜>: DeepSeek's
-    r"</?\w[\w.:/-]{0,99}>",  # <s>, </s>, <image>, <start_of_turn>, <IMG_CONTEXT>, <extra_id_0>, and <SYS> in <<SYS>>
+    r"</?\|?\w[\w.:/-]{0,99}\|?>",  # <s>, </s>, <image>, <start_of_turn>, <IMG_CONTEXT>, <extra_id_0>, <SYS> in <<SYS>>; <|turn>, <turn|>
     r"\[/?[a-z]?[A-Z][A-Z_]{1,99}\]",  # [INST], [/INST], [IMG], [gMASK]
+    r"\[\|[^\[\]\n]{1,100}\|\]",  # [|endofturn|]: EXAONE's
+    r"\]<\]\w{1,100}\[>\[",  # ]<]image[>[: MiniMax's
 )
 _BEGUN = re.compile(f"(?=(?:{'|'.join(_FORMS)})).")
 
