@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -238,7 +239,7 @@ def test_of_several_pictures_or_pages_the_first_is_seen(kind: str, tmp_path: Pat
 # Cut off in the middle
 
 
-def photo(size: tuple[int, int] = (800, 600)) -> Image.Image:
+def photo(size: tuple[int, int] = (400, 300)) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 20, (size[1], size[0], 3))
     return Image.fromarray((painted(size) * 0.9 + noise).astype(np.uint8))
 
@@ -246,7 +247,7 @@ def photo(size: tuple[int, int] = (800, 600)) -> Image.Image:
 def product(size: tuple[int, int] = (1200, 900)) -> Image.Image:
     """Something on much white: optimised Huffman tables write its ground as zeros."""
     image = Image.new("RGB", size, "white")
-    image.paste(photo((400, 300)), (500, 400))
+    image.paste(photo(), (500, 400))
     return image
 
 
@@ -260,11 +261,16 @@ WAYS = {
 }
 
 
+@functools.cache
+def photo_file(way: str) -> bytes:
+    return saved(photo(), way.partition(",")[0], **WAYS[way])
+
+
 @pytest.mark.parametrize("start", [0.3, 0.5, 0.8])
-@pytest.mark.parametrize("count", [1024, 4096, 16384, None])
+@pytest.mark.parametrize("count", [1024, 4096, None])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_picture_with_zeros_where_data_should_be_is_listed(way: str, count: int | None, start: float, tmp_path: Path) -> None:
-    data = saved(photo(), way.partition(",")[0], **WAYS[way])
+    data = photo_file(way)
     at = int(len(data) * start)
     hole = len(data) - at if count is None else count
     torn = data[:at] + bytes(hole) + data[at + hole :]
@@ -278,6 +284,6 @@ def test_a_picture_with_zeros_where_data_should_be_is_listed(way: str, count: in
 def test_a_whole_picture_is_never_taken_for_one_with_a_hole(way: str, make, tmp_path: Path) -> None:
     data = saved(make(), way.partition(",")[0], **WAYS.get(way, {}))
     assert checks.check(zipped(tmp_path / "a.zip", {"a": data}), "a", SEEN)
-    if way.startswith("JPEG"):
+    if way.startswith("JPEG") and make is photo:
         extraneous = data[:-2] + b"\x11\x12" + data[-2:]  # cameras write such, and nothing is lost
         assert checks.check(zipped(tmp_path / "b.zip", {"a": extraneous}), "a", SEEN)
