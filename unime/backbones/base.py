@@ -28,7 +28,7 @@ from unime.backbones.inputs import Answer, Encoded, Picture, Prompt, laid_out, p
 from unime.backbones.opening import processor_of, tokenizer_of
 from unime.backbones.texts import Texts, restored
 from unime.backbones.weights import hollow, loaded
-from unime.data.images import squashed
+from unime.data.images import Outline, squashed
 
 IGNORED = -100
 
@@ -270,7 +270,7 @@ class Backbone:
         """(V, D): the features of a batch's `pixel_values`, one row an image token, in order."""
         raise NotImplementedError
 
-    def _image_tokens(self, image: Image.Image | Picture) -> int:
+    def _image_tokens(self, image: Image.Image | Outline | Picture) -> int:
         if isinstance(image, Picture):
             return image.tokens
         width, height = (self.image_size, self.image_size) if self.image_size else image.size

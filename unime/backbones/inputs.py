@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unime.data.images import Outline
+
 Answer = str | Sequence[int]
 """The assistant's turn behind a prompt: its text, to which the end of the turn is added, or all of its tokens."""
 
@@ -26,10 +28,10 @@ class Picture(NamedTuple):
 
 class Prompt(NamedTuple):
     """`text` holds one image placeholder per image, and special tokens that users' texts spell are marked in it (`unime.backbones.texts`);
-    an image is a PIL image or a `Picture`."""
+    an image is a PIL image, a `Picture`, or, where only tokens are counted, an `Outline`."""
 
     text: str
-    images: tuple[Image.Image | Picture, ...] = ()
+    images: tuple[Image.Image | Outline | Picture, ...] = ()
 
 
 class Encoded(NamedTuple):
