@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ON_A_GPU = ("gpu",)
-ALL = ("judge", "train", "retrieval", "mining", "scoring", "growth", "published_scores", "lanes", "planning")
+ALL = ("judge", "train", "retrieval", "mining", "scoring", "growth", "limits", "published_scores", "lanes", "planning")
 
 
 def put(text: str, section: str) -> str:
