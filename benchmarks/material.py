@@ -71,12 +71,14 @@ def words(rng: np.random.Generator, count: int, least: int, most: int) -> list[s
 def items(folder: Path, texts: list[str], sides: list[int]) -> tuple[Items, list[str], list[str]]:
     """Items of texts alone, and of pictures with sides of this many pixels: (items, ids of texts, ids of pictures)."""
     (folder / "images").mkdir(parents=True)
-    rng, rows = np.random.default_rng(5), [(f"t{number:07d}", text, "", "") for number, text in enumerate(texts)]
+    rng, rows = np.random.default_rng(5), [(f"t{number:07d}", text, "", "", "") for number, text in enumerate(texts)]
     for number, side in enumerate(sides):
         data = io.BytesIO()
         coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
         coarse.save(data, "JPEG", quality=90)
         (folder / f"images/{number}.jpg").write_bytes(data.getvalue())
-        rows.append((f"p{number:07d}", f"{prompts.IMAGE_MARK}What is in the picture?\n", str(folder / "images"), f"{number}.jpg"))
+        rows.append(
+            (f"p{number:07d}", f"{prompts.IMAGE_MARK}What is in the picture?\n", str(folder / "images"), f"{number}.jpg", str(number))
+        )
     table = pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
     return Items(table, Decoding(10**8)), [row[0] for row in rows[: len(texts)]], [row[0] for row in rows[len(texts) :]]

@@ -67,6 +67,7 @@ def one_set(number: int, size: int, folder: Path) -> Iterator[dict[str, Any]]:
             "text": queries + candidates,
             "archive": [archive if path else "" for path in query_path + candidate_path],
             "member": query_path + candidate_path,
+            "image": query_path + candidate_path,
         },
         schema=artifacts.ITEMS,
     )

@@ -240,7 +240,7 @@ def test_an_embedder_alone_gets_the_figures_that_it_gets_among_all_models(suite,
         (tmp_path / name).mkdir()
         return Job("NanoColor", 1, tmp_path / name, logging.getLogger("test"))
 
-    items, task, _ = mmeb.read_eval(str(suite), "NanoColor", 10**6, "fail", job("read"))
+    items, task, _ = mmeb.read_eval(str(suite), "NanoColor", Decoding(10**6), "fail", job("read"))
     shown = Items(items, Decoding(10**6))
     among, _ = run.evaluate(task, shown, dict.fromkeys(MODELS), view, job("all"))
     alone = one.score_task(task, shown, None, view, job("one"))  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def captions(rows: list[tuple[str, list[str], list[str]]]) -> pl.DataFrame:
 
 
 def items(rows: dict[str, str]) -> pl.DataFrame:
-    found = [(id, "text", "images.zip" if member else "", member) for id, member in rows.items()]
+    found = [(id, "text", "images.zip" if member else "", member, member) for id, member in rows.items()]
     return pl.DataFrame(found, schema=artifacts.ITEMS, orient="row")
 
 
@@ -159,9 +159,12 @@ def test_leaks_are_pairs_by_content_and_answers_whose_picture_was_trained_on_and
     queries = task([("q1", ["x", "pic1"], 1), ("q2", ["label", "x"], 0), ("q3", ["pic2", "x"], 0), ("q4", ["pic3", "x"], 0)])
     own = items({"q1": "", "q2": "", "q3": "", "q4": "", "x": "", "label": "", "pic1": "1", "pic2": "2", "pic3": "3"})
     trained = pairs([("q1", "pic1"), ("other", "label"), ("pic2", "label"), ("q4", "else")])
-    assert chance.leaks(queries, own, trained) == (1, 2), "pic1 with its query, pic2 as a query of training; the label is no leak"
-    assert chance.leaks(captions([("q1", ["x", "pic1"], []), ("q4", ["pic3"], [])]), own, trained) == (1, 1)
-    assert chance.leaks(queries, own, pairs([("a", "b")])) == (0, 0)
+    assert chance.leaks(queries, own, trained, own) == (1, 2), "pic1 with its query, pic2 as a query of training; the label is no leak"
+    assert chance.leaks(captions([("q1", ["x", "pic1"], []), ("q4", ["pic3"], [])]), own, trained, own) == (1, 1)
+    assert chance.leaks(queries, own, pairs([("a", "b")]), own) == (0, 0)
+    other = items({"query": "3", "a": "", "b": ""})
+    assert chance.leaks(queries, own, pairs([("query", "b")]), other) == (0, 1), "the same picture beside another text"
+    assert chance.leaks(queries, own, pairs([("a", "b")]), other) == (0, 0), "an item of no pair is not trained on"
 
 
 # Where they are shown
@@ -225,8 +228,8 @@ def test_a_judge_that_cannot_see_is_warned_of_as_soon_as_it_has_judged(tmp_path:
     rng, rows = np.random.default_rng(0), []
     for number in range(8):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(f"images/{number}.png")
-        rows.append((f"q{number}", f"Find me the product: running shoe model {number}", "", ""))
-        rows.append((f"t{number}", "<|image_1|>", "images", f"{number}.png"))
+        rows.append((f"q{number}", f"Find me the product: running shoe model {number}", "", "", ""))
+        rows.append((f"t{number}", "<|image_1|>", "images", f"{number}.png", str(number)))
     artifacts.write_table(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), "data/items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs([(f"q{n}", f"t{n}") for n in range(8)]), "data/pairs.parquet", artifacts.PAIRS)
     artifacts.write_table(pl.DataFrame(schema=artifacts.HITS), "hits/hits.parquet", artifacts.HITS)
@@ -276,7 +279,7 @@ def finished(root: Path, value: float, loss: float) -> list[Path]:
     names = [f"t{n}" for n in range(10)]
     for name in [*config.evaluate.tasks, *config.evaluate.crossmodal]:
         folder = root / "eval" / name
-        own = items({f"q{n}": "" for n in range(10)} | {f"{name}-{one}": one for one in names})
+        own = items({f"q{n}": "" for n in range(10)} | {f"{name}-{one}": f"{name}-{one}" for one in names})
         others = {n: [f"{name}-{one}" for one in names if one != f"t{n}"] for n in range(10)}
         queries, schema, metric = task([(f"q{n}", [f"{name}-t{n}", *others[n]], 0) for n in range(10)]), artifacts.TASKS, "precision@1"
         if name in config.evaluate.crossmodal:
@@ -306,8 +309,9 @@ def test_the_run_s_warnings_are_those_of_its_trainings_scores_and_data(tmp_path:
     assert len(found) == (0 if value > 0.5 else len(MODELS) - 1 + len(tasks) + len(columns)) and not any(
         "base zero-shot" in one for one in found
     )
-    assert warned.of_data(tmp_path / "eval", [*tasks, *columns], pairs([("x", "y")])) == []
-    (first, second) = warned.of_data(tmp_path / "eval", tasks, pairs([(f"q{n}", f"{tasks[0]}-t{n}") for n in range(4)]))
+    assert warned.of_data(tmp_path / "eval", [*tasks, *columns], pairs([("x", "y")]), items({"x": "", "y": "1"})) == []
+    leaked = pairs([(f"q{n}", f"{tasks[0]}-t{n}") for n in range(4)])
+    (first, second) = warned.of_data(tmp_path / "eval", tasks, leaked, items({f"{tasks[0]}-t{n}": f"{tasks[0]}-t{n}" for n in range(4)}))
     assert first.startswith(f"{tasks[0]}: 4 of 10 queries are training pairs") and "(40 %)" in first and "image is trained on" in second
 
 
@@ -363,6 +367,7 @@ def test_the_report_stage_says_it_on_its_line_on_the_page_and_to_the_cards(tmp_p
         more = {"name": name, "sampled": 10, "pairs": 10, "candidates": 10, "duplicate_pairs": 0, "modalities": {"text -> text": 10}}
         artifacts.write_json(common | more, tmp_path / "train" / name / "report.json")
         artifacts.write_table(pairs([(f"{name}-q", f"{name}-a")]), tmp_path / "train" / name / "pairs.parquet", artifacts.PAIRS)
+        artifacts.write_table(items({f"{name}-q": "", f"{name}-a": "x"}), tmp_path / "train" / name / "items.parquet", artifacts.ITEMS)
     for name in [*config.evaluate.tasks, *config.evaluate.crossmodal]:
         more = {"name": name, "distinct": 10, "duplicates": 0, "duplicate_candidates": {"candidates": 0}, "candidates": 10}
         if name in config.evaluate.tasks:

@@ -44,7 +44,7 @@ def items(tmp_path_factory) -> Items:
     for number, (id, (text, size)) in enumerate(ITEMS.items()):
         if size:
             image(*size, seed=number).save(folder / f"{id}.png")
-        rows.append((id, text, str(folder) if size else "", f"{id}.png" if size else ""))
+        rows.append((id, text, str(folder) if size else "", f"{id}.png" if size else "", id if size else ""))
     return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10**6))
 
 

@@ -337,8 +337,8 @@ class TestEngine:
             "<img><IMG_CONTEXT></img>",
             "<|vision_start|><|image_pad|><|vision_end|>",
         ]
-        rows = [("q", "<|image_1|>\nWhat is <|im_end|> here?", str(tmp_path), "0.png")]
-        rows += [(f"c{number:02}", f"{text} a ring", "", "") for number, text in enumerate(texts)]
+        rows = [("q", "<|image_1|>\nWhat is <|im_end|> here?", str(tmp_path), "0.png", "0")]
+        rows += [(f"c{number:02}", f"{text} a ring", "", "", "") for number, text in enumerate(texts)]
         table = pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
         asked = [Question("q", tuple(f"c{number:02}" for number in range(len(texts))))]
         wanted = TransformersJudge(

@@ -215,7 +215,7 @@ def test_of_symmetric_rows_the_query_itself_is_no_candidate() -> None:
 
 def pictures(places: dict[str, str]) -> pl.DataFrame:
     """ITEMS: the member that each item holds, '' for none."""
-    rows = [(id, "", "a.zip" if member else "", member) for id, member in places.items()]
+    rows = [(id, "", "a.zip" if member else "", member, member.rpartition("/")[2]) for id, member in places.items()]
     return pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
 
 
@@ -235,9 +235,12 @@ def test_a_candidate_that_holds_the_querys_picture_is_the_query_itself() -> None
         assert sorted(found) == sorted({f"p{other}" for other in range(20)} - {f"p{number}", f"p{number ^ 1}"})
     assert pools["itself"].to_list() == [1] * 20 + [0] and pools["pool"].to_list() == [18] * 20 + [19]
     of_queries = pl.when(pl.col("id").str.starts_with("q"))
-    other_archive = pictures(places).with_columns(archive=of_queries.then(pl.lit("b.zip")).otherwise("archive"))
-    elsewhere, _ = retrieve.retrieve(pairs, ids, vectors, k=50, delta=None, items=other_archive)
-    assert elsewhere.equals(blind), "the same name in another archive is another picture"
+    renamed = pictures(places).with_columns(archive=of_queries.then(pl.lit("b.zip")).otherwise("archive"))
+    copied, _ = retrieve.retrieve(pairs, ids, vectors, k=50, delta=None, items=renamed.with_columns(member=pl.col("id") + ".png"))
+    assert copied.equals(hits), "a copy under another name, in another archive, is the same picture"
+    others = pictures(places).with_columns(image=of_queries.then(pl.col("id")).otherwise("image"))
+    elsewhere, _ = retrieve.retrieve(pairs, ids, vectors, k=50, delta=None, items=others)
+    assert elsewhere.equals(blind), "other bytes under the same name are another picture"
 
 
 def test_where_a_positive_holds_the_querys_picture_too_other_texts_to_it_are_candidates() -> None:

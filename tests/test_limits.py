@@ -116,8 +116,8 @@ def test_lengths_add_up_to_those_of_real_prompts(name: str, form: str, nano: Pat
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("0.png", png((60, 30)))
         archive.writestr("turned.png", png((200, 30), turned=True))
-    place, turned = (str(tmp_path / "images.zip"), "0.png"), (str(tmp_path / "images.zip"), "turned.png")
-    rows = [(f"t{number}", text, "", "") for number, text in enumerate(TEXTS)]
+    place, turned = (str(tmp_path / "images.zip"), "0.png", "0"), (str(tmp_path / "images.zip"), "turned.png", "1")
+    rows = [(f"t{number}", text, "", "", "") for number, text in enumerate(TEXTS)]
     rows += [
         ("p0", prompts.IMAGE_MARK + "a red ring", *place),
         ("p1", prompts.IMAGE_MARK, *place),

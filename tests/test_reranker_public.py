@@ -59,8 +59,8 @@ def items_of(folder: Path, members: dict[str, bytes]) -> Items:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
-    rows = [(name, prompts.IMAGE_MARK, str(folder / "a.zip"), name) for name in members]
-    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10**6))
+    rows = [(name, prompts.IMAGE_MARK, str(folder / "a.zip"), name, name) for name in members]
+    return Items(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), Decoding(10**6, "as_public"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "LA", "palette", "tRNS", "GIF", "WEBP"])

@@ -14,6 +14,7 @@ from unime import artifacts
 from unime.__main__ import main
 from unime.config.types import LONGEST_NAME
 from unime.data import sets
+from unime.data.images import Decoding
 from unime.job import Job
 from unime.tools import rows
 
@@ -39,8 +40,8 @@ def test_example_images_are_distinct_and_have_captions(here: Path, capsys: pytes
 def test_rows_of_a_folder_are_read_by_the_loader_and_split_by_name(here: Path) -> None:
     assert main(["rows", "pictures", "shapes", "--direction", "both", "--held", "0.3"]) == 0
     job = Job(None, 1, here / "scratch", logging.getLogger("test"))
-    _, pairs, report, _ = sets.read_train("own", "shapes", "original", 1000, 1, 10**6, "fail", job)
-    _, tasks, found = sets.read_eval("own", "shapes", 10**6, "fail", job)
+    _, pairs, report, _ = sets.read_train("own", "shapes", "original", 1000, 1, Decoding(10**6), "fail", job)
+    _, tasks, found = sets.read_eval("own", "shapes", Decoding(10**6), "fail", job)
     assert (
         len(pairs) + len(tasks) == 60
         and 4 <= len(tasks) <= 30
@@ -129,7 +130,7 @@ def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(
 ) -> None:
     main(["rows", "pictures", "all", "--held", "0"])
     job = Job(None, 1, here / "scratch", logging.getLogger("test"))
-    items, pairs, _, _ = sets.read_train("own", "all", "original", 1000, 1, 10**6, "fail", job)
+    items, pairs, _, _ = sets.read_train("own", "all", "original", 1000, 1, Decoding(10**6), "fail", job)
     artifacts.write_table(items, "data/items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, "data/pairs.parquet", artifacts.PAIRS)
     capsys.readouterr()

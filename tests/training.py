@@ -32,8 +32,8 @@ def write_data(folder: Path, pairs: int) -> None:
         side = 28 * (1 + number % 2)
         Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.png")
         text = "<|image_1|>\nWhat is it?" + " Please." * (number % 3)
-        rows.append((f"q{number:02}", text, str(folder / "images"), f"{number}.png"))
-        rows.append((f"c{number:02}", " ".join(rng.choice(WORDS, 1 + number % 4)) + f" {number}", "", ""))
+        rows.append((f"q{number:02}", text, str(folder / "images"), f"{number}.png", str(number)))
+        rows.append((f"c{number:02}", " ".join(rng.choice(WORDS, 1 + number % 4)) + f" {number}", "", "", ""))
     artifacts.write_table(pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row"), folder / "items.parquet", artifacts.ITEMS)
     mined = []
     for number in range(pairs):

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-ITEMS = {"id": pl.String, "text": pl.String, "archive": pl.String, "member": pl.String}
-"""Item: `archive` is a zip, tar or parquet file or a folder of images and `member` the name in it; both '' where it has no image."""
+ITEMS = {"id": pl.String, "text": pl.String, "archive": pl.String, "member": pl.String, "image": pl.String}
+"""Item: `archive` is a zip, tar or parquet file or a folder of images, `member` the name in it, and `image` a digest of the image file's
+bytes, 32 hex digits; all three '' where it has no image."""
 
 PAIRS = {"pair": pl.String, "dataset": pl.String, "row": pl.Int64, "query": pl.String, "positive": pl.String}
 """Training pair: `pair` is the content id of (dataset, query, positive); `row` is where the source first has it (for messages)."""
@@ -120,6 +121,11 @@ def content_id_of(text: str, image_digest: bytes | None) -> str:
     digest = hashlib.sha256(text.encode("utf-8"))
     digest.update(b"\0" if image_digest is None else b"\1" + image_digest)
     return digest.hexdigest()[:32]
+
+
+def image_id(digest: bytes | None) -> str:
+    """The column `image` of an item whose image's bytes have this SHA-256 digest; '' without an image."""
+    return "" if digest is None else digest.hex()[:32]
 
 
 def pair_id(dataset: str, query: str, positive: str) -> str:

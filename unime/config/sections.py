@@ -94,6 +94,10 @@ class Data(Section):
         description="how an image file becomes pixels.  as_seen: as a viewer shows it, turned as EXIF says, transparent parts on white, "
         "16-bit grey scaled to 8 bits; as_public: as the public code reads it, with none of that"
     )
+    copies: Literal["keep", "merge"] = Field(
+        description="items of a set or task that are equal but for their form: texts by Unicode normal form, line ends and white space at "
+        "the ends, pictures by their pixels.  keep: each is an item of its own, and the report counts them; merge: they are one item"
+    )
     bad_rows: Literal["skip", "fail"] = Field(
         description="skip: list bad rows in the report and go on; fail: stop at the first set that has one"
     )

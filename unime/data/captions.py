@@ -13,8 +13,9 @@ import polars as pl
 from unime import artifacts, config, prompts
 from unime.data import benchmarks, rows, tables
 from unime.data.benchmarks import PARTS
+from unime.data.copies import equal_but_for_form
 from unime.data.images import Decoding
-from unime.data.rows import DataError
+from unime.data.rows import Copies, DataError
 
 DIRECTIONS = ("i2t", "t2i")
 _LEFT_OUT = ("file", "row", "reason")
@@ -22,7 +23,15 @@ _LEFT_OUT = ("file", "row", "reason")
 Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, dict[str, Any]]
 
 
-def read_captions(root: str, task: str, decoding: Decoding, bad_rows: str, job: Any, line_end: str = "strip") -> Tables:
+def read_captions(
+    root: str,
+    task: str,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    line_end: str = "strip",
+    copies: Copies = "keep",
+) -> Tables:
     """The task `<benchmark>_<i2t, t2i, replace, swap or add>` as (ITEMS sorted by id, CAPTION_QUERIES, POOL, report).
 
     Queries and pool are in the source's order.  A source row whose image or whose every caption is bad is left out and listed, as are
@@ -38,8 +47,8 @@ def read_captions(root: str, task: str, decoding: Decoding, bad_rows: str, job: 
     if not folder.is_dir():
         raise DataError(f"{home}: unknown benchmark {benchmark!r}{config.nearest(benchmark, known(home))}")
     if what in DIRECTIONS:
-        return _retrieval(folder, task, what, decoding, bad_rows, job, line_end)
-    return _compositional(folder, task, what, decoding, bad_rows, job)
+        return _retrieval(folder, task, what, decoding, bad_rows, job, line_end, copies)
+    return _compositional(folder, task, what, decoding, bad_rows, job, copies)
 
 
 def known(home: Path) -> list[str]:
@@ -47,7 +56,7 @@ def known(home: Path) -> list[str]:
     return sorted(path.name for path in home.iterdir() if path.is_dir())
 
 
-def _retrieval(folder: Path, task: str, what: str, decoding: Decoding, bad_rows: str, job: Any, line_end: str) -> Tables:
+def _retrieval(folder: Path, task: str, what: str, decoding: Decoding, bad_rows: str, job: Any, line_end: str, copies: Copies) -> Tables:
     frame, shelf = benchmarks.retrieval(folder, line_end)
     total = len(frame)
     frame = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int64), text=pl.lit(prompts.FIND_CAPTION))
@@ -57,7 +66,7 @@ def _retrieval(folder: Path, task: str, what: str, decoding: Decoding, bad_rows:
     said = said.with_row_index("number").filter(pl.col("wrong").is_null())
     said = said.with_columns(pl.col("number").cast(pl.Int64), place=pl.int_range(pl.len()).over("index"))
     references = pl.concat([usable.select("text", "path"), said.select(text="caption", path=pl.lit(""))])
-    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{task}: images")
+    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{task}: images", copies=copies)
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys, on=["text", "path"], how="left", maintain_order="left")
     words = keys.filter(pl.col("path") == "").select(caption="text", words="id", unread="reason")
@@ -93,15 +102,24 @@ def _retrieval(folder: Path, task: str, what: str, decoding: Decoding, bad_rows:
     items = rows.items_table(identified, pl.concat([queries["query"], pool["id"].alias("query")]))
     report = {"name": task, "rows": total, **_counts(queries, len(said) if what == "i2t" else len(kept), pool, said)}
     report["places"] = rows.places(frame, "index") if what == "i2t" else rows.places(said, "number", step=0)
+    report["equal_but_for_form"] = equal_but_for_form(items, pool["id"])
     return items, queries, pool, {**report, **_damage(items, bad, lost)}
 
 
-def _compositional(folder: Path, task: str, what: str, decoding: Decoding, bad_rows: str, job: Any) -> Tables:
+def _compositional(
+    folder: Path,
+    task: str,
+    what: str,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    copies: Copies = "keep",
+) -> Tables:
     frame, shelf = benchmarks.compositional(folder, what)
     frame = frame.with_row_index("index").with_columns(pl.col("index").cast(pl.Int64), text=pl.lit(prompts.FIND_CAPTION))
     usable = frame.filter(pl.col("wrong").is_null())
     sides = [usable.select("text", "path"), *(usable.select(text=side, path=pl.lit("")) for side in ("true", "false"))]
-    identified = rows.identify(pl.concat(sides), shelf, decoding, job.threads, job.track, f"{task}: images")
+    identified = rows.identify(pl.concat(sides), shelf, decoding, job.threads, job.track, f"{task}: images", copies=copies)
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys.rename({"id": "query"}), on=["text", "path"], how="left", maintain_order="left")
     for side in ("true", "false"):

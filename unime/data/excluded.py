@@ -7,8 +7,7 @@
    Where a labelled positive of the query holds the query's picture too, the picture tells candidates of this query apart no more (what is
    asked is another text to the same picture), and rule 2 looks at the id alone.
 
-Pictures are compared by the place that ITEMS names (archive and member): ITEMS has no digest of the picture's bytes, so a copy of the
-picture under another name is not seen here.
+Pictures are compared by the bytes of their files, so a copy under another name is the same picture.
 
 Refused: a list of barred candidates per pair (a label set with 3,000 positives a query would hold 9 million), and a table of queries by
 candidates.  Here a labelled positive takes 8 bytes, and a picture is a number that is compared.
@@ -112,11 +111,10 @@ def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None, labels: pl.DataFr
 
 
 def _images(ids: pl.Series, items: pl.DataFrame | None, absent: int) -> np.ndarray:
-    """A number of the picture that each item holds (n,) int64, the same for the same archive and member; `absent` where it holds none."""
+    """A number of the picture that each item holds (n,) int64, the same where the files' bytes are; `absent` where it holds none."""
     if items is None:
         return np.full(len(ids), absent, dtype=np.int64)
-    with_image = items.filter(pl.col("member") != "")
-    place = pl.concat_str("archive", "member", separator="\0")
-    numbers = with_image.select("id", number=place.rank("dense").cast(pl.Int64))
+    with_image = items.filter(pl.col("image") != "")
+    numbers = with_image.select("id", number=pl.col("image").rank("dense").cast(pl.Int64))
     found = pl.DataFrame({"id": ids}).join(numbers, on="id", how="left", maintain_order="left")["number"]
     return found.fill_null(absent).to_numpy().copy()

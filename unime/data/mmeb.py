@@ -21,14 +21,23 @@ import polars as pl
 from unime import artifacts, config
 from unime.data import archives, tables
 from unime.data.images import Decoding
-from unime.data.rows import DataError, Rules, Shelf
+from unime.data.rows import Copies, DataError, Rules, Shelf
 
 _TRAIN = {"qry": "query_text", "qry_image_path": "query_path", "pos_text": "positive_text", "pos_image_path": "positive_path"}
 _EVAL = {"qry_text": "query_text", "qry_img_path": "query_path", "tgt_text": "texts", "tgt_img_path": "paths"}
 
 
 def read_train(
-    root: str, name: str, instructions: str, cap: int, seed: int, decoding: Decoding, bad_rows: str, job: Any, image_marks: str = "public"
+    root: str,
+    name: str,
+    instructions: str,
+    cap: int,
+    seed: int,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    image_marks: str = "public",
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
     """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS); see `tables.pairs`.
 
@@ -37,7 +46,7 @@ def read_train(
     folder = Path(root) / "train"
     frame = _read(folder, name, instructions, dict.fromkeys(_TRAIN, pl.String), _TRAIN)
     rules = Rules.published(image_marks)
-    return tables.pairs(frame, name, folder / name, shelf(root, name), cap, seed, decoding, bad_rows, job, rules)
+    return tables.pairs(frame, name, folder / name, shelf(root, name), cap, seed, decoding, bad_rows, job, rules, copies)
 
 
 def shelf(root: str, name: str) -> Shelf:
@@ -75,7 +84,13 @@ def _common(root: Path, part: str) -> list[Path]:
 
 
 def read_eval(
-    root: str, name: str, decoding: Decoding, bad_rows: str, job: Any, image_marks: str = "public"
+    root: str,
+    name: str,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    image_marks: str = "public",
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One evaluation task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.
 
@@ -95,7 +110,7 @@ def read_eval(
     )
     frame = frame.with_columns(wrong=wrong, open=pl.lit(False))
     places = Shelf([*archives.below(folder / name), *_common(Path(root), "eval")])
-    return tables.tasks(frame, name, folder / name, places, decoding, bad_rows, job, Rules.published(image_marks))
+    return tables.tasks(frame, name, folder / name, places, decoding, bad_rows, job, Rules.published(image_marks), copies)
 
 
 def known(folder: Path) -> list[str]:

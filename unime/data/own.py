@@ -21,7 +21,7 @@ import polars as pl
 from unime import artifacts, config, prompts
 from unime.data import archives, stream, tables
 from unime.data.images import Decoding
-from unime.data.rows import DataError, Shelf
+from unime.data.rows import Copies, DataError, Shelf
 
 SIDES = ("query_text", "query_image", "positive_text", "positive_image")
 _KEYS = (*SIDES, "candidates")
@@ -51,7 +51,14 @@ def published(file: Path) -> bool:
 
 
 def read_train(
-    root: str, name: str, cap: int, seed: int, decoding: Decoding, bad_rows: str, job: Any
+    root: str,
+    name: str,
+    cap: int,
+    seed: int,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
     """One training set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS); see `tables.pairs`.
 
@@ -63,10 +70,17 @@ def read_train(
         for place, wrong, row, _ in rows(folder)
     )
     frame = _frame(pairs, tables.TRAIN)
-    return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, decoding, bad_rows, job)
+    return tables.pairs(frame, name, folder, _shelf(folder), cap, seed, decoding, bad_rows, job, copies=copies)
 
 
-def read_eval(root: str, name: str, decoding: Decoding, bad_rows: str, job: Any) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+def read_eval(
+    root: str,
+    name: str,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    copies: Copies = "keep",
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """One task as (ITEMS sorted by id, TASKS in the source's order, report); see `tables.tasks`.  Raises DataError, ArchiveError."""
     folder = Path(root) / "eval" / name
 
@@ -76,7 +90,7 @@ def read_eval(root: str, name: str, decoding: Decoding, bad_rows: str, job: Any)
             row = {"query_text": query_text, "query_path": query_path, "texts": texts, "paths": paths, "open": not candidates}
             yield {**place, "wrong": wrong, **row}
 
-    return tables.tasks(_frame(asked(), tables.EVAL), name, folder, _shelf(folder), decoding, bad_rows, job)
+    return tables.tasks(_frame(asked(), tables.EVAL), name, folder, _shelf(folder), decoding, bad_rows, job, copies=copies)
 
 
 def _frame(rows: Iterator[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:

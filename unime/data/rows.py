@@ -14,13 +14,16 @@ import polars as pl
 
 from unime import artifacts, prompts
 from unime.data import archives, checks
+from unime.data.copies import merged
 from unime.data.images import Decoding
+
+Copies = Literal["keep", "merge"]
 
 LISTED = 1000
 """Left-out rows that a report lists one by one; the count is always of all."""
 
-IDENTIFIED = {"text": pl.String, "path": pl.String, "id": pl.String, "archive": pl.String, "member": pl.String, "reason": pl.String}
-"""One reference: its item (`id`, `archive`, `member`), or the `reason` why there is none (null: it is good)."""
+IDENTIFIED = {**dict.fromkeys(("text", "path", "id", "archive", "member", "image"), pl.String), "reason": pl.String}
+"""One reference: its item (`id`, `archive`, `member`, `image`), or the `reason` why there is none (null: it is good)."""
 
 
 class DataError(ValueError):
@@ -114,10 +117,12 @@ def identify(
     track: Callable[..., Iterable[Any]],
     label: str,
     rules: Rules = STRICT,
+    copies: Copies = "keep",
 ) -> pl.DataFrame:
     """Table IDENTIFIED of the distinct references (text, path; '' = absent), every image proved to decode and hashed once.
 
-    `track(iterable, total, label)` shows progress.  Nothing is raised for a bad image: its references carry the reason.
+    `track(iterable, total, label)` shows progress.  `copies`: with `merge`, items that are equal but for their form are one item.
+    Nothing is raised for a bad image: its references carry the reason.
     """
     references = references.unique(maintain_order=True)
     paths = references.filter(pl.col("path") != "")["path"].unique(maintain_order=True).to_list()
@@ -126,17 +131,25 @@ def identify(
     results = track(checks.check_all(distinct, decoding, threads), len(distinct), label)
     digests = dict(zip(distinct, results, strict=True))
 
-    rows: list[tuple[str, str, str | None, str, str, str | None]] = []
+    rows: list[tuple[str, str, str | None, str, str, str, str | None]] = []
     for text, path in references.iter_rows():
         place = places.get(path)
         digest = digests[place] if place is not None else None
         reason = _reason(text, path, place, digest, shelf, rules)
         if reason is not None:
-            rows.append((text, path, None, "", "", reason))
-        else:
-            archive, member = place or ("", "")
-            rows.append((text, path, artifacts.content_id_of(text, digest if isinstance(digest, bytes) else None), archive, member, None))
-    return pl.DataFrame(rows, schema=IDENTIFIED, orient="row")
+            rows.append((text, path, None, "", "", "", reason))
+            continue
+        archive, member = place or ("", "")
+        image = digest if isinstance(digest, bytes) else None
+        rows.append((text, path, artifacts.content_id_of(text, image), archive, member, artifacts.image_id(image), None))
+    found = pl.DataFrame(rows, schema=IDENTIFIED, orient="row")
+    if copies == "keep":
+        return found
+    of_pixels = {}
+    whole = {artifacts.image_id(digest): place for place, digest in digests.items() if isinstance(digest, bytes)}
+    for image, place in track(whole.items(), len(whole), f"{label}, compared"):
+        of_pixels[image] = checks.pixels(*place, decoding)
+    return merged(found, of_pixels)
 
 
 def _reason(

@@ -9,28 +9,43 @@ import polars as pl
 
 from unime.data import mmeb, own
 from unime.data.images import Decoding
-from unime.data.rows import DataError
+from unime.data.rows import Copies, DataError
 
 
 def read_train(
-    root: str, name: str, instructions: str, cap: int, seed: int, decoding: Decoding, bad_rows: str, job: Any, image_marks: str = "public"
+    root: str,
+    name: str,
+    instructions: str,
+    cap: int,
+    seed: int,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    image_marks: str = "public",
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
     """`<root>/train/<name>` as (ITEMS, PAIRS, report, LABELS).
 
     `instructions` and `image_marks` are for MMEB's format only.  Raises DataError, ArchiveError.
     """
     if _is_own(Path(root) / "train" / name):
-        return own.read_train(root, name, cap, seed, decoding, bad_rows, job)
-    return mmeb.read_train(root, name, instructions, cap, seed, decoding, bad_rows, job, image_marks)
+        return own.read_train(root, name, cap, seed, decoding, bad_rows, job, copies)
+    return mmeb.read_train(root, name, instructions, cap, seed, decoding, bad_rows, job, image_marks, copies)
 
 
 def read_eval(
-    root: str, name: str, decoding: Decoding, bad_rows: str, job: Any, image_marks: str = "public"
+    root: str,
+    name: str,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    image_marks: str = "public",
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """`<root>/eval/<name>` as (ITEMS, TASKS, report).  Raises DataError, ArchiveError."""
     if _is_own(Path(root) / "eval" / name):
-        return own.read_eval(root, name, decoding, bad_rows, job)
-    return mmeb.read_eval(root, name, decoding, bad_rows, job, image_marks)
+        return own.read_eval(root, name, decoding, bad_rows, job, copies)
+    return mmeb.read_eval(root, name, decoding, bad_rows, job, image_marks, copies)
 
 
 def _is_own(folder: Path) -> bool:

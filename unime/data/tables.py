@@ -15,8 +15,9 @@ import polars as pl
 
 from unime import artifacts
 from unime.data import archives, rows
+from unime.data.copies import equal_but_for_form
 from unime.data.images import Decoding
-from unime.data.rows import STRICT, DataError, Rules, Shelf
+from unime.data.rows import STRICT, Copies, DataError, Rules, Shelf
 
 ROWS = {"index": pl.UInt32, "file": pl.String, "row": pl.Int64, "wrong": pl.String}
 """Of every source row: its place in the set, its file, its place in the file, and why it cannot be a row (null: it can)."""
@@ -50,6 +51,7 @@ def pairs(
     bad_rows: str,
     job: Any,
     rules: Rules = STRICT,
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any], pl.DataFrame]:
     """Rows TRAIN of one set as (ITEMS sorted by id, PAIRS in the order of rows, report, LABELS of the rows that were not drawn).
 
@@ -63,7 +65,7 @@ def pairs(
     frame = _draw(every_row, name, cap, seed)
     undrawn = every_row.join(frame.select("index"), on="index", how="anti")
     sides = pl.concat([frame.select(text=f"{side}_text", path=f"{side}_path") for side in ("query", "positive")])
-    identified = rows.identify(sides, shelf, decoding, job.threads, job.track, f"{name}: images", rules)
+    identified = rows.identify(sides, shelf, decoding, job.threads, job.track, f"{name}: images", rules, copies)
     for side in ("query", "positive"):
         keys = identified.select("text", "path", pl.col("id").alias(side), pl.col("reason").alias(f"{side}_reason"))
         frame = frame.join(keys, left_on=[f"{side}_text", f"{side}_path"], right_on=["text", "path"], how="left", maintain_order="left")
@@ -93,6 +95,7 @@ def pairs(
         "queries": table["query"].n_unique(),
         "candidates": table["positive"].n_unique(),
         "duplicate_candidates": good.select("positive_text", "positive_path").n_unique() - table["positive"].n_unique(),
+        "equal_but_for_form": equal_but_for_form(items, table["positive"]),
         "modalities": rows.count(kept.select(m=pl.format("{} -> {}", rows.kind("query"), rows.kind("positive")))["m"]),
         "marks_without_image": {side: int(kept[f"{side}_text_marked"].sum()) for side in ("query", "positive")},
         "resource_forks": forks(items),
@@ -167,7 +170,15 @@ def _draw(frame: pl.DataFrame, name: str, cap: int, seed: int) -> pl.DataFrame:
 
 
 def tasks(
-    frame: pl.DataFrame, name: str, source: Path, shelf: Shelf, decoding: Decoding, bad_rows: str, job: Any, rules: Rules = STRICT
+    frame: pl.DataFrame,
+    name: str,
+    source: Path,
+    shelf: Shelf,
+    decoding: Decoding,
+    bad_rows: str,
+    job: Any,
+    rules: Rules = STRICT,
+    copies: Copies = "keep",
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Rows EVAL of one task as (ITEMS sorted by id, TASKS in the source's order, report).
 
@@ -181,7 +192,7 @@ def tasks(
     shown = shown.with_columns(pl.col("text", "path").fill_null(""), candidate=pl.int_range(pl.len()).over("index"))
     shown = rules.applied(shown, "text", "path")
     references = pl.concat([usable.select(text="query_text", path="query_path"), shown.select("text", "path")])
-    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{name}: images", rules)
+    identified = rows.identify(references, shelf, decoding, job.threads, job.track, f"{name}: images", rules, copies)
     keys = identified.select("text", "path", "id", "reason")
     frame = frame.join(keys, left_on=["query_text", "query_path"], right_on=["text", "path"], how="left", maintain_order="left")
     shown = shown.join(keys, on=["text", "path"], how="left", maintain_order="left")
@@ -290,6 +301,7 @@ def _details(kept: pl.DataFrame, used: pl.DataFrame, items: pl.DataFrame, bad: p
             "candidate": rows.count(used.select(answer_text="text", answer_path="path").select(m=rows.kind("answer"))["m"]),
         },
         "marks_without_image": {"query": int(kept["query_text_marked"].sum()), "candidate": int(used["text_marked"].sum())},
+        "equal_but_for_form": equal_but_for_form(items, used["id"]),
         "resource_forks": forks(items),
         "left_out": rows.left_out(bad),
         "candidates_left_out": rows.left_out(lost),

@@ -17,7 +17,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     assert job.item is not None
     data = config.data
-    items, queries, pool, report = captions.read_captions(data.root, job.item, Decoding.of(data), data.bad_rows, job, data.caption_line_end)
+    items, queries, pool, report = captions.read_captions(
+        data.root, job.item, Decoding.of(data), data.bad_rows, job, data.caption_line_end, data.copies
+    )
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.CAPTION_QUERIES)
     artifacts.write_table(pool, outputs[0] / "pool.parquet", artifacts.POOL)
@@ -27,7 +29,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.max_pixels", "data.pixels", "data.bad_rows", "data.caption_line_end"),
+    sections=("data.root", "data.max_pixels", "data.pixels", "data.bad_rows", "data.caption_line_end", "data.copies"),
     inputs=("{data.root}/crossmodal",),
     outputs=("results/rows/eval/{item}",),
     items="evaluate.crossmodal",

@@ -17,7 +17,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
     assert job.item is not None
     data = config.data
-    items, queries, report = sets.read_eval(data.root, job.item, Decoding.of(data), data.bad_rows, job, data.image_marks)
+    items, queries, report = sets.read_eval(data.root, job.item, Decoding.of(data), data.bad_rows, job, data.image_marks, data.copies)
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
     artifacts.write_table(queries, outputs[0] / "queries.parquet", artifacts.TASKS)
     artifacts.write_json(report | source(inputs[0]), outputs[0] / "report.json")
@@ -27,7 +27,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("data.root", "data.max_pixels", "data.pixels", "data.bad_rows", "data.image_marks"),
+    sections=("data.root", "data.max_pixels", "data.pixels", "data.bad_rows", "data.image_marks", "data.copies"),
     inputs=("{data.root}/eval",),
     outputs=("results/rows/eval/{item}",),
     items="evaluate.tasks",

@@ -18,7 +18,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     assert job.item is not None
     data, folder = config.data, inputs[0] / job.item
     items, pairs, report, labels = sets.read_train(
-        data.root, job.item, data.instructions, data.cap, config.seed, Decoding.of(data), data.bad_rows, job, data.image_marks
+        data.root, job.item, data.instructions, data.cap, config.seed, Decoding.of(data), data.bad_rows, job, data.image_marks, data.copies
     )
     tables.refuse_one_positive(pairs, folder)
     artifacts.write_table(items, outputs[0] / "items.parquet", artifacts.ITEMS)
@@ -33,7 +33,17 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
 
 
 DOOR = Door(
-    sections=("seed", "data.root", "data.instructions", "data.cap", "data.max_pixels", "data.pixels", "data.bad_rows", "data.image_marks"),
+    sections=(
+        "seed",
+        "data.root",
+        "data.instructions",
+        "data.cap",
+        "data.max_pixels",
+        "data.pixels",
+        "data.bad_rows",
+        "data.image_marks",
+        "data.copies",
+    ),
     inputs=("{data.root}/train",),
     outputs=("results/rows/train/{item}",),
     items="data.train_sets",

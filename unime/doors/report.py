@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unime.config import View
 from unime.door import Door
@@ -23,6 +24,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     def scores(names: list[str]) -> pl.DataFrame:
         return artifacts.read_tables(evaluated, names, "scores.parquet", artifacts.SCORES)
 
+    def of_training(file: str, schema: dict[str, Any]) -> pl.DataFrame:
+        return artifacts.read_tables(data_train, config.data.train_sets, file, schema)
+
     trainings = {}
     for name in protocol.TRAINED:
         settings = config.train[name]
@@ -40,14 +44,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     evaluation, shown = ([artifacts.read_json(data_eval / name / "report.json") for name in names] for names in (tasks, columns))
     section = crossmodal.section(captions) if columns else ""
     figures = artifacts.read_json(mining / "mining.json")
+    pairs = of_training("pairs.parquet", artifacts.PAIRS)
+    items = of_training("items.parquet", artifacts.ITEMS)
     warnings = [
         *warned.of_left_out(train, evaluation, shown),
         *warned.of_mining(figures),
         *warned.of_trainings(trained),
         *warned.of_scores(scores([*tasks, *columns]), data_eval, tasks, columns),
-        *warned.of_data(
-            data_eval, [*tasks, *columns], artifacts.read_tables(data_train, config.data.train_sets, "pairs.parquet", artifacts.PAIRS)
-        ),
+        *warned.of_data(data_eval, [*tasks, *columns], pairs, items),
     ]
     artifacts.write_json({"warnings": warnings}, warnings_file)
     html.write_text(

@@ -26,16 +26,17 @@ def trained(scores: pl.DataFrame, metric: str, guessed: float) -> dict[str, Scor
     return found
 
 
-def leaks(queries: pl.DataFrame, items: pl.DataFrame, pairs: pl.DataFrame) -> tuple[int, int]:
-    """Of a task's queries: how many are a training pair (`pairs`: PAIRS) together with a right answer, and of how many an answer with an
-    image is an item of training.  `items` are the task's ITEMS.
+def leaks(queries: pl.DataFrame, items: pl.DataFrame, pairs: pl.DataFrame, trained: pl.DataFrame) -> tuple[int, int]:
+    """Of a task's queries: how many are a training pair (`pairs`: PAIRS) together with a right answer, and of how many an answer shows an
+    image that a training pair shows too, beside whatever text.  `items` are the task's ITEMS, `trained` those of training.
 
     Texts alone are not counted as answers: tasks share their labels with the training sets by design.
     """
     rights = answers(queries).with_row_index("number").explode("right")
     paired = rights.join(pairs.select("query", right="positive").unique(), on=["query", "right"], how="semi")
     shown = pl.concat([pairs["query"], pairs["positive"].alias("query")]).unique()
-    with_image = items.filter((pl.col("member") != "") & pl.col("id").is_in(shown.implode()))["id"]
+    seen = trained.filter(pl.col("id").is_in(shown.implode()) & (pl.col("image") != ""))["image"]
+    with_image = items.filter(pl.col("image").is_in(seen.unique().implode()))["id"]
     pictured = rights.filter(pl.col("right").is_in(with_image.implode()))
     return paired["number"].n_unique(), pictured["number"].n_unique()
 

@@ -94,6 +94,7 @@ def data_markdown(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[st
         "Repeats: candidates equal in content to another of the same list; the tie rule says what they earn.",
         "",
         *_marks(train, tasks),
+        *_forms([*train, *tasks, *columns]),
     ]
     lines += _columns(columns) if columns else []
     return "\n".join([*lines, "# Left out", "", *_left_out([*train, *tasks, *columns])])
@@ -108,6 +109,16 @@ def _marks(train: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]
             if count:
                 told.append(f"{what} {markdown.escaped(one['name'])} {count:,}")
     return [f"Texts with an image mark and no image (`data.image_marks`): {', '.join(told)}.", ""] if told else []
+
+
+def _forms(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which sets, tasks and columns have answers that are equal but for their form, as a paragraph; nothing where none has."""
+    told = []
+    for one in reports:
+        count = one.get("equal_but_for_form", 0)
+        if count:
+            told.append(f"{markdown.escaped(one['name'])} {count:,}")
+    return [f"Answers that equal another one but for the form of their text (`data.copies`): {', '.join(told)}.", ""] if told else []
 
 
 def _columns(columns: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -46,13 +46,13 @@ def of_scores(scores: pl.DataFrame, data: Path, tasks: Sequence[str], columns: S
     return found
 
 
-def of_data(data: Path, names: Sequence[str], pairs: pl.DataFrame) -> list[str]:
-    """Of tasks and columns below `data` whose answers the training PAIRS hold."""
+def of_data(data: Path, names: Sequence[str], pairs: pl.DataFrame, trained: pl.DataFrame) -> list[str]:
+    """Of tasks and columns below `data` whose answers the training PAIRS hold; `trained` are the ITEMS of training."""
     found = []
     for name in names:
         items = artifacts.read_table(data / name / "items.parquet", artifacts.ITEMS)
         queries = queries_of(data / name)
-        found += caution.of_leaks(name, len(queries), *chance.leaks(queries, items, pairs))
+        found += caution.of_leaks(name, len(queries), *chance.leaks(queries, items, pairs, trained))
     return found
 
 
