@@ -173,7 +173,7 @@ def test_a_positive_whose_row_the_cap_left_out_is_retrieved_for_no_pair_of_its_q
         artifacts.write_table(pictures(dict.fromkeys(ids, "")), data / "items.parquet", artifacts.ITEMS)
         artifacts.write_table(labels, data / "labels.parquet", artifacts.LABELS)
         artifacts.write_vectors(embedded, ids, vectors)
-        config: Any = SimpleNamespace(retrieve=SimpleNamespace(k=20, delta=None, index="exact", effort=0))
+        config: Any = SimpleNamespace(retrieve=SimpleNamespace(k=20, delta=None, pool="all", index="exact", effort=0))
         open_door("retrieve").run(config, Job("A", 1, tmp_path, logging.getLogger("test")), [data, embedded], [out])
         hits = artifacts.read_table(out / "hits.parquet", artifacts.HITS)
         return hits.join(drawn, on="pair"), artifacts.read_table(out / "pools.parquet", artifacts.POOLS)

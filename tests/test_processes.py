@@ -135,6 +135,7 @@ torch.set_num_threads(1)
 folder, nano = map(Path, sys.argv[1:])
 from training import view_of
 from unime import backbones
+from unime.data.images import Decoding
 from unime.data.items import Items
 from unime.train import processes
 backbone, items = backbones.load(nano, models=view_of("unime_v2", folder, nano).models), Items.open(folder, Decoding(10**6))

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from unime import artifacts, retrieve
+from unime import artifacts, prompts, retrieve
 from unime.artifacts import ArtifactError
+from unime.data.excluded import counts_of
 from unime.retrieve import search
 
 
@@ -182,3 +183,38 @@ def test_an_unknown_index_is_named():
     pairs, ids, vectors = random_case(5, 5, 9, 8, False)
     with pytest.raises(ValueError, match="retrieve.index 'flat' is not known; known: exact, ivf, hnsw"):
         retrieve.retrieve(pairs, ids, vectors, k=1, delta=None, index="flat")
+
+
+def shown(ids: list[str]) -> pl.DataFrame:
+    """ITEMS whose modality their ids say: t text, i image, b both."""
+    texts = {"t": "words", "i": prompts.IMAGE_MARK + "\n", "b": prompts.IMAGE_MARK + "\nwords"}
+    kinds = [id.rstrip("0123456789")[-1] for id in ids]
+    rows = [(id, texts[kind], "a.zip", id, id) if kind != "t" else (id, "words", "", "", "") for id, kind in zip(ids, kinds, strict=True)]
+    return pl.DataFrame(rows, schema=artifacts.ITEMS, orient="row")
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+def test_candidates_of_the_positives_modality_alone_are_those_of_a_search_in_them(index: str):
+    rng = np.random.default_rng(3)
+    sets = {name: [(f"qt{rng.integers(20)}", f"{name}{rng.choice(list('tib'))}{rng.integers(30)}") for _ in range(60)] for name in "AB"}
+    pairs = table(sets)
+    ids = sorted({*pairs["query"], *pairs["positive"]})
+    vectors = unit(rng.normal(size=(len(ids), 8)))
+    kind = pl.col("positive").str.slice(1, 1)
+    items, how = shown(ids), {"k": 7, "delta": 0.9, "index": index, "effort": 64}
+    hits, pools = retrieve.retrieve(pairs, ids, vectors, items=items, pool="same_modality", **how)
+    apart = [retrieve.retrieve(pairs.filter(kind == one), ids, vectors, items=items, **how) for one in "tib"]
+    order = pairs.select("pair").with_row_index("place")
+    for found, parts in ((hits, [one for one, _ in apart]), (pools, [one for _, one in apart])):
+        wanted = pl.concat(parts).join(order, on="pair").sort("place", *(["rank"] if "rank" in found.columns else []), maintain_order=True)
+        assert found.equals(wanted.drop("place"))
+    joined = hits.join(pairs, on="pair")
+    assert (joined["candidate"].str.slice(1, 1) == joined["positive"].str.slice(1, 1)).all() and joined["positive"].n_unique() > 20
+    everything, _ = retrieve.retrieve(pairs, ids, vectors, items=items, **how)
+    mixed = everything.join(pairs, on="pair")
+    assert (mixed["candidate"].str.slice(1, 1) != mixed["positive"].str.slice(1, 1)).any()
+    shares = retrieve.recall(pairs, hits, ids, vectors, k=7, delta=0.9, sample=1000, items=items, pool="same_modality")
+    assert set(shares) == {"A", "B"} and min(shares.values()) == 1.0 if index == "exact" else min(shares.values()) > 0.5
+    barred = counts_of(pairs.filter(pl.col("dataset") == "A"), items, None, "same_modality")
+    size = pairs.filter(pl.col("dataset") == "A")["positive"].n_unique()
+    assert (size - barred).tolist() == pools.filter(pl.col("pair").str.starts_with("A"))["pool"].to_list(), "the plan counts them so too"

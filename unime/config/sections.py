@@ -136,6 +136,10 @@ class Embed(Section):
 
 class Retrieve(Section):
     k: Positive = Field(description="candidates kept a query (Omega_p; the paper: 50)")
+    pool: Literal["all", "same_modality"] = Field(
+        description="which of its set's positives may be a query's candidates: all (the paper), or those that show what its own positive "
+        "shows: a text, an image, or both"
+    )
     delta: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         description="candidates with similarity >= delta are left out; null: off (the paper gives no value)"
     )

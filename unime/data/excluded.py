@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from unime import prompts
+
 _NONE = -1  # a query without a picture, or whose picture bars nothing
 _OTHER = -2  # a candidate without a picture
 
@@ -102,12 +104,29 @@ def _numbers(table: pl.DataFrame, queries: pl.Series, pool: pl.Series) -> tuple[
     return query, positive
 
 
-def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None, labels: pl.DataFrame | None = None) -> np.ndarray:
-    """How many candidates of its set are barred for each of one set's PAIRS, (n,) int64; see `Excluded.of`."""
-    pool = pairs["positive"].unique().sort()
-    queries = pairs["query"].unique().sort()
-    query, positive = _numbers(pairs, queries, pool)
-    return Excluded.of(queries, pool, *with_labels(queries, pool, query, positive, labels), items).counts[query]
+def parts(pairs: pl.DataFrame, items: pl.DataFrame | None, pool: str) -> list[pl.DataFrame]:
+    """One set's PAIRS in parts whose positives are each other's candidates: all together, or with the pool `same_modality` those whose
+    positives show the same (text, image, or both)."""
+    if pool == "all" or items is None:
+        return [pairs]
+    words = pl.col("text").str.replace(prompts.IMAGE_MARK, "", literal=True).str.strip_chars() != ""
+    shown = items.select(positive="id", modality=words.cast(pl.Int8) + 2 * (pl.col("image") != "").cast(pl.Int8))
+    known = pairs.join(shown, on="positive", how="left", maintain_order="left")
+    return [part.drop("modality") for part in known.partition_by("modality", maintain_order=True)]
+
+
+def counts_of(pairs: pl.DataFrame, items: pl.DataFrame | None, labels: pl.DataFrame | None = None, pool: str = "all") -> np.ndarray:
+    """How many candidates of one set are none of each of its PAIRS, (n,) int64: barred ones (`Excluded.of`), and those of other `parts`."""
+    everything = pairs["positive"].n_unique()
+    found = []
+    for part in parts(pairs, items, pool):
+        candidates = part["positive"].unique().sort()
+        queries = part["query"].unique().sort()
+        query, positive = _numbers(part, queries, candidates)
+        excluded = Excluded.of(queries, candidates, *with_labels(queries, candidates, query, positive, labels), items)
+        barred = excluded.counts[query] + everything - len(candidates)
+        found.append(part.select("pair").with_columns(barred=pl.Series(barred)))
+    return pairs.select("pair").join(pl.concat(found), on="pair", how="left", maintain_order="left")["barred"].to_numpy()
 
 
 def _images(ids: pl.Series, items: pl.DataFrame | None, absent: int) -> np.ndarray:

@@ -202,7 +202,8 @@ def tasks(
     lists = shown.filter(pl.col("reason").is_null()).group_by("index", maintain_order=True).agg(candidates="id")
     frame = frame.join(right, on="index", how="left", maintain_order="left").join(lists, on="index", how="left", maintain_order="left")
     frame = frame.with_columns(reason=pl.coalesce("wrong", pl.format("the query {}", "reason"), "absent"))
-    frame = _opened(frame, name, source)
+    images = dict(identified.filter(pl.col("reason").is_null()).select("id", "image").iter_rows())
+    frame = _opened(frame, name, source, images)
     lonely = (pl.col("candidates").list.len() == 1) & (pl.col("open") | (pl.col("texts").list.len() > 1))
     lone = pl.when(lonely).then(pl.lit("no candidate is left beside the right one"))
     frame = frame.with_columns(reason=pl.coalesce("reason", lone))
@@ -226,10 +227,11 @@ def tasks(
     return items, table, report | {"places": rows.places(frame, "index")}
 
 
-def _opened(frame: pl.DataFrame, name: str, source: Path) -> pl.DataFrame:
+def _opened(frame: pl.DataFrame, name: str, source: Path, images: dict[str, str]) -> pl.DataFrame:
     """The frame with every open row's candidates: its right answer, then those of all good rows, in their order, each once.
 
-    A right answer to another row with the same query is no wrong candidate of this one.
+    A right answer to another row with the same query is no wrong candidate of this one, and neither is what shows the query's own picture,
+    unless the right answer shows it too.  `images`: id -> digest of the item's image, '' without one.
     """
     good = frame.filter(pl.col("reason").is_null())
     if not good["open"].any():
@@ -247,7 +249,11 @@ def _opened(frame: pl.DataFrame, name: str, source: Path) -> pl.DataFrame:
     lists = []
     for reason, opened, query, candidates in frame.select("reason", "open", "id", "candidates").iter_rows():
         if reason is None and opened:
-            candidates = [candidates[0], *(other for other in pool if other not in of_query[query])]
+            right, picture = candidates[0], images[query]
+            others = [other for other in pool if other not in of_query[query]]
+            if picture and images[right] != picture:
+                others = [other for other in others if images[other] != picture]
+            candidates = [right, *others]
         lists.append(candidates)
     return frame.with_columns(pl.Series("candidates", lists, dtype=pl.List(pl.String)))
 

@@ -18,7 +18,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     labels = artifacts.read_table(inputs[0] / "labels.parquet", artifacts.LABELS)
     ids, vectors = artifacts.read_vectors(inputs[1])
     settings = config.retrieve
-    ways = {"k": settings.k, "delta": settings.delta, "items": items, "labels": labels}
+    ways = {"k": settings.k, "delta": settings.delta, "items": items, "labels": labels, "pool": settings.pool}
     hits, pools = retrieve(pairs, ids, vectors, **ways, index=settings.index, effort=settings.effort, threads=job.threads, track=job.track)
     report = {"pairs": len(pairs), "candidates": pairs["positive"].n_unique(), "index": settings.index, "hits": len(hits)}
     report |= {"labelled": int(pools["labelled"].sum()), "itself": int(pools["itself"].sum())}

@@ -77,7 +77,7 @@ def train_sets(config: Any, root: Path = TRAIN) -> list[Set]:
             pairs = artifacts.read_table(root / name / "pairs.parquet", artifacts.PAIRS)
             items = artifacts.read_table(root / name / "items.parquet", artifacts.ITEMS)
             labels = artifacts.read_table(root / name / "labels.parquet", artifacts.LABELS)
-            barred = counts_of(pairs, items, labels)
+            barred = counts_of(pairs, items, labels, config.retrieve.pool)
             found.append(Set(name, len(pairs), len(items), pairs["query"].n_unique(), pairs["positive"].n_unique(), True, barred))
         else:
             there = raw.training_rows(config.data, name)

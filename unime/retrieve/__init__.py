@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
-from unime.data.excluded import Excluded, with_labels
+from unime.data.excluded import Excluded, parts, with_labels
 from unime.retrieve.approximate import Approximate
 from unime.retrieve.search import Exact, gathered, products
 
@@ -30,6 +30,7 @@ def retrieve(
     delta: float | None,
     items: pl.DataFrame | None = None,
     labels: pl.DataFrame | None = None,
+    pool: str = "all",
     index: str = "exact",
     effort: int = 0,
     threads: int = 1,
@@ -37,11 +38,11 @@ def retrieve(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Tables HITS (pairs in the order of `pairs`, then rank) and POOLS (one row a pair).
 
-    The pool is the data set's distinct positives.  Left out are all labelled positives of the pair's query (its own, those of the
-    query's other pairs, and those in the table LABELS; equal content is an equal id), the query itself, and with `delta` every candidate
-    with similarity >= delta.
+    The pool is the data set's distinct positives, or with `pool` same_modality those that show what the pair's own shows (text, image, or
+    both).  Left out are all labelled positives of the pair's query (its own, those of the query's other pairs, and those in the table
+    LABELS; equal content is an equal id), the query itself, and with `delta` every candidate with similarity >= delta.
     `unime.data.excluded` says which candidates are the query itself; `items` is the table ITEMS, which knows the pictures.  All pairs of
-    a query have the same hits.
+    a query have the same hits (with same_modality those whose positives are of one modality).
 
     Vectors (N, D) are unit rows, float32 or float16, and may lie on disk.  With another `index` than `exact` see
     `approximate.Approximate`.  Raises ArtifactError for an item without a vector, an id that is there twice, or a vector that is not a
@@ -52,19 +53,31 @@ def retrieve(
     hits, pools = [pl.DataFrame(schema=artifacts.HITS)], [pl.DataFrame(schema=artifacts.POOLS)]
     names = pairs["dataset"].unique(maintain_order=True).to_list()
     for name in track(names, len(names), "retrieve"):
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, labels, name)
-        taken = _Taken.of(len(one.queries), k, delta)
-        exactly = np.ones(len(one.queries), dtype=bool)
-        if index != "exact":
-            # For a query with more than k labelled positives an index could end among these and find nothing else.  There are few such
-            # queries (each has more than k pairs), so all candidates are looked at for them.
-            exactly = one.excluded.counts > k
-            one.search(Approximate(index, effort, vectors, one.candidates, threads), taken, vectors, (~exactly).nonzero()[0])
-        if exactly.any():
-            one.search(Exact(vectors, one.candidates), taken, vectors, exactly.nonzero()[0])
-        hits.append(one.hits(taken, np.arange(len(one.pairs))))
-        pools.append(one.pools(taken, vectors))
-    return pl.concat(hits), pl.concat(pools)
+        of_set = parts(pairs.filter(pl.col("dataset") == name), items, pool)
+        found = [_searched(_Set.of(part, row, items, labels, name), vectors, k, delta, index, effort, threads) for part in of_set]
+        hits += [one for one, _ in found]
+        pools += [one for _, one in found]
+    if pool == "all":
+        return pl.concat(hits), pl.concat(pools)
+    order = pairs.select("pair").with_row_index("place")
+    in_order = [pl.concat(tables).join(order, on="pair", how="left", maintain_order="left") for tables in (hits, pools)]
+    return in_order[0].sort("place", "rank").drop("place"), in_order[1].sort("place").drop("place")
+
+
+def _searched(
+    one: _Set, vectors: np.ndarray, k: int, delta: float | None, index: str, effort: int, threads: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(HITS, POOLS) of the pairs of one pool."""
+    taken = _Taken.of(len(one.queries), k, delta)
+    exactly = np.ones(len(one.queries), dtype=bool)
+    if index != "exact":
+        # For a query with more than k labelled positives an index could end among these and find nothing else.  There are few such
+        # queries (each has more than k pairs), so all candidates are looked at for them.
+        exactly = one.excluded.counts > k
+        one.search(Approximate(index, effort, vectors, one.candidates, threads), taken, vectors, (~exactly).nonzero()[0])
+    if exactly.any():
+        one.search(Exact(vectors, one.candidates), taken, vectors, exactly.nonzero()[0])
+    return one.hits(taken, np.arange(len(one.pairs))), one.pools(taken, vectors)
 
 
 def recall(
@@ -78,18 +91,23 @@ def recall(
     sample: int,
     items: pl.DataFrame | None = None,
     labels: pl.DataFrame | None = None,
+    pool: str = "all",
 ) -> dict[str, float]:
     """Of each data set the share of the exact best k candidates that `hits` has, over `sample` of its pairs; see `retrieve`."""
     row, shares = _index(ids, vectors), {}
     for name in pairs["dataset"].unique(maintain_order=True).to_list():
-        one = _Set.of(pairs.filter(pl.col("dataset") == name), row, items, labels, name)
-        drawn = np.sort(np.random.default_rng(0).permutation(len(one.pairs))[:sample])
-        queries = np.unique(one.query[drawn])
-        taken = _Taken.of(len(one.queries), k, delta)
-        one.search(Exact(vectors, one.candidates), taken, vectors, queries)
-        exact = one.hits(taken, drawn)
-        shared = exact.join(hits, on=["pair", "candidate"], how="semi")
-        shares[name] = len(shared) / len(exact) if len(exact) else 1.0
+        of_set = pairs.filter(pl.col("dataset") == name)
+        sampled = of_set["pair"].gather(np.sort(np.random.default_rng(0).permutation(len(of_set))[:sample]))
+        wanted = found = 0
+        for part in parts(of_set, items, pool):
+            one = _Set.of(part, row, items, labels, name)
+            drawn = part["pair"].is_in(sampled.implode()).arg_true().to_numpy()
+            taken = _Taken.of(len(one.queries), k, delta)
+            one.search(Exact(vectors, one.candidates), taken, vectors, np.unique(one.query[drawn]))
+            exact = one.hits(taken, drawn)
+            wanted += len(exact)
+            found += len(exact.join(hits, on=["pair", "candidate"], how="semi"))
+        shares[name] = found / wanted if wanted else 1.0
     return shares
 
 
