@@ -1,0 +1,121 @@
+"""Which format a folder or a file is in, by what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unime.data import own
+from unime.inputs import problems, told
+from unime.tools.rows import anchors, chats, coco, parquet, shards, tables, text
+from unime.tools.rows.folder import Folder
+from unime.tools.rows.model import Options, Source, listed, where
+
+READ = (
+    "pictures with a .txt beside each; captions.csv or .tsv (columns image, caption); ImageFolder (metadata.csv or .jsonl); parquet with "
+    "pictures inside; COCO captions (.json); WebDataset (.tar); sentence-transformers' .jsonl (anchor, positive); conversations "
+    "(.jsonl or .json with messages or conversations)"
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: its name, whether a file is in it, and its reader."""
+
+    name: str
+    matches: Callable[[Path, Path, Options], bool]
+    read: Callable[[Folder, list[Path], Options], Source]
+
+
+def _with_keys(keys: frozenset[str], every: bool) -> Callable[[Path, Path, Options], bool]:
+    """Whether a file's first JSON rows have every one of these keys, or any."""
+
+    def matches(file: Path, root: Path, options: Options) -> bool:
+        found = text.first_keys(file)
+        return keys <= found if every else bool(keys & found)
+
+    return matches
+
+
+FORMATS = (
+    Format("a table of captions", tables.is_captions, tables.read_captions),
+    Format("ImageFolder", tables.is_metadata, tables.read_metadata),
+    Format("parquet with pictures", parquet.is_pictures, parquet.read),
+    Format("COCO captions", coco.is_coco, coco.read),
+    Format("WebDataset", shards.is_shard, shards.read),
+    Format("sentence-transformers", _with_keys(anchors.KEYS, every=True), anchors.read),
+    Format("conversations", _with_keys(chats.KEYS, every=False), chats.read),
+)
+
+
+def read(given: Path, options: Options) -> Source:
+    """Everything that a folder, or a single file, holds.
+
+    Raises ValueError where the files are in no known format, or in several: then the file must be named.
+    """
+    if not given.exists():
+        raise ValueError(f"{given}: no such folder or file")
+    root = given if given.is_dir() else given.parent
+    wrong = problems(given)
+    if wrong:
+        raise ValueError(told(wrong))
+    if given.is_file():
+        return _file(given, root, options)
+    folder = Folder(root)
+    found = {form: files for form in FORMATS if (files := _files(folder, form, options))}
+    if len(found) > 1:
+        names = "; ".join(f"{form.name}: {where(files[0], root)}" for form, files in found.items())
+        raise ValueError(f"{given}: files in several formats ({names}); name the one to be read, e.g. {next(iter(found.values()))[0]}")
+    if found:
+        ((form, files),) = found.items()
+        source = form.read(folder, files, options)
+    else:
+        refuse_own(folder)
+        source = tables.beside_pictures(folder)
+        if not source.pictures:
+            there = f"found {listed(folder.files)}" if folder.files else "it is empty"
+            raise ValueError(f"{given}: no pictures and no rows in a known format ({there}); read are: {READ}")
+    source.note("hidden files ignored", folder.hidden)
+    if source.unit == "pairs":
+        source.note("pictures that no row names, ignored", len(set(folder.pictures) - source.pictures.keys()))
+    return source
+
+
+def _files(folder: Folder, form: Format, options: Options) -> list[Path]:
+    """The files of a folder that are in a format.  Of tables of captions, captions.csv is the only one if it is there."""
+    paths = [folder.root / name for name in folder.files]
+    found = [path for path in paths if form.matches(path, folder.root, options)]
+    named = [path for path in found if path.stem == "captions" and form.read is tables.read_captions]
+    return named[:1] or found
+
+
+def _file(file: Path, root: Path, options: Options) -> Source:
+    """One file that was named.  Pictures beside it that it does not name are no mistake: they are counted."""
+    form = next((form for form in FORMATS if form.matches(file, root, options)), None)
+    if form is None and file.suffix.lower() in (*tables.SEPARATED, *text.JSON):
+        if file.suffix.lower() in text.JSON and not text.first_keys(file):
+            raise ValueError(f"{file}: in no known format; read are: {READ}")
+        form = FORMATS[0]
+    if form is None:
+        raise ValueError(f"{file}: in no known format; read are: {READ}")
+    folder = Folder(root)
+    if form.read is coco.read and not folder.pictures:
+        folder = Folder(root.parent)  # annotations/captions_val2017.json, with the pictures in val2017/
+    source = form.read(folder, [file], options)
+    used = {caption.image for caption in source.captions}
+    for pair in source.pairs:
+        used |= {side.image for side in pair.sides()}
+    unnamed = [name for name in source.pictures if name not in used and name in folder.pictures]
+    for name in unnamed:
+        del source.pictures[name]
+    source.note(f"pictures that {file.name} does not name, ignored", len(unnamed))
+    return source
+
+
+def refuse_own(folder: Folder) -> None:
+    """Raises ValueError where a folder holds rows in the project's own format, which need no conversion."""
+    for name in folder.files:
+        file = folder.root / name
+        if set(own.SIDES) & text.first_keys(file) or file.suffix == ".parquet" and parquet.is_own(file):
+            raise ValueError(f"{file}: rows in this project's format already; put its folder at <data.root>/train/<name>")
