@@ -56,7 +56,7 @@ class Options:
 
 @dataclass
 class Source:
-    """All that a reader found.  Either `captions` or `pairs` is filled, as `unit` says; `pictures` has every picture, with a caption or without.
+    """All that a reader found: `captions` or `pairs`, as `unit` says, and in `pictures` every picture, with a caption or without.
 
     What cannot become a row is kept by its kind, each entry in words that name file and line or row:
     `bad_rows` (malformed), `no_picture` (a caption whose picture is missing), `no_caption` (a picture without one).

@@ -52,11 +52,12 @@ def is_captions(file: Path, root: Path, options: Options) -> bool:
     if suffix not in SEPARATED or suffix == ".txt" and file.name != _OWN_NAMES[2]:
         return False
     try:
-        head = text.decoded(file).partition("\n")[0]
+        words, _ = text.without_sign(text.decoded(file))
     except ValueError:
         return False
+    head = next(iter(io.StringIO(words, newline="")), "")
     for delimiter in text.DELIMITERS:
-        names = next(csv.reader(io.StringIO(head), delimiter=delimiter, skipinitialspace=True), [])
+        names = next(csv.reader([head], delimiter=delimiter, skipinitialspace=True), [])
         if _has_columns(names, options):
             return True
     return False

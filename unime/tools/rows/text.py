@@ -91,11 +91,7 @@ def separated(file: Path, shown: str, image: tuple[str | None, Sequence[str]], t
     fields than the header is a bad one.  Raises ValueError for a file that is no such table, naming the line.
     """
     words = decoded(file, "a table of text", "save it as CSV in UTF-8")
-    if words.startswith("sep=") and len(words.partition("\n")[0].strip()) == 5:  # a first line that Excel writes
-        words = words.partition("\n")[2]
-        skipped = 1
-    else:
-        skipped = 0
+    words, skipped = without_sign(words)
     head = next(iter(io.StringIO(words, newline="")), "")
     delimiter = _delimiter(head, file.suffix == ".tsv", image, text)
     reader = csv.reader(io.StringIO(words, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
@@ -122,6 +118,14 @@ def separated(file: Path, shown: str, image: tuple[str | None, Sequence[str]], t
             f"{file}: not a table of text in UTF-8 (line {line}: {error}); correct its quotes, and save it as CSV in UTF-8"
         ) from error
     return Table(columns, records, bad)
+
+
+def without_sign(words: str) -> tuple[str, int]:
+    """(the table without a first line `sep=;`, which Excel writes, how many lines that took)."""
+    first, _, rest = words.partition("\n")
+    if first.startswith("sep=") and len(first.strip()) == len("sep=;"):
+        return rest, 1
+    return words, 0
 
 
 def _delimiter(head: str, tabs: bool, image: tuple[str | None, Sequence[str]], text: tuple[str | None, Sequence[str]]) -> str:
@@ -151,7 +155,9 @@ def _miscounted(fields: list[str], columns: list[str], delimiter: str) -> str:
     there = f"{len(fields)} fields where the first line names {len(columns)}"
     if len(fields) < len(columns):
         return f"{there} ({delimiter.join(columns)}); complete the line"
-    whole = delimiter.join([*fields[: len(columns) - 1], f'"{delimiter.join(fields[len(columns) - 1 :])}"'])
+    blank = " " if delimiter == "," else ""  # blanks after a delimiter were passed over
+    last = f"{delimiter}{blank}".join(fields[len(columns) - 1 :])
+    whole = delimiter.join([*fields[: len(columns) - 1], f'"{last}"'])
     sign = {",": "a comma", "\t": "a tab", ";": "a semicolon"}.get(delimiter, delimiter)
     return f"{there}; a text with {sign} in it must stand in quotes, perhaps {whole}"
 

@@ -80,7 +80,7 @@ def made(source: Source, parts: Split, root: Path, given: argparse.Namespace) ->
             keys.append(key)
     lines = [f"made {', '.join(places)}; name {given.name} in {' and '.join(keys)}"]
     lines.append(f"read: {source.form}, {len(source.captions) + len(source.pairs):,} {source.unit}, {len(source.pictures):,} pictures")
-    lines += [f"{count:,} {what}" for what, count in source.notes.items()]
+    lines += [f"{what}: {count:,}" for what, count in source.notes.items()]
     if source.unreadable:
         lines.append(_unreadable(source))
     skipped = {
@@ -88,10 +88,14 @@ def made(source: Source, parts: Split, root: Path, given: argparse.Namespace) ->
         f"{source.unit} without their picture": source.no_picture,
         "pictures without a caption": source.no_caption,
     }
-    lines += [f"{len(names):,} {what} left out: {listed(names)}" for what, names in skipped.items() if names]
+    lines += [f"left out, {what}: {len(names):,} ({listed(names)})" for what, names in skipped.items() if names]
+    if source.negatives_lost:
+        lines.append(f"left out, wrong answers whose picture cannot be read: {source.negatives_lost:,}")
     for name, part in (("training", parts.train), ("task", parts.held)):
         counts = part.counts()
-        lines.append(f"{name}: {counts['rows']:,} rows of {counts['captions']:,} {source.unit} and {counts['pictures']:,} pictures")
+        lines.append(f"{name}: {counts['rows']:,} rows ({source.unit}: {counts['captions']:,}, pictures: {counts['pictures']:,})")
     if parts.held.entries:
-        lines.append(f"{parts.answers_in_training:,} of the task's {parts.answers:,} distinct answers occur in training")
+        lines.append(f"answers of the task that occur in training: {parts.answers_in_training:,} of {parts.answers:,}")
+    elif given.held:
+        lines.append(f"nothing is held out: of {parts.groups:,} groups none fell into the share {given.held}; raise --held for a task")
     return "\n".join(lines)
