@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -74,7 +76,7 @@ def test_five_lines_of_one_picture_are_five_rows_on_one_side(here: Path) -> None
     assert held and not train & held
     found = report()
     assert found["train"]["captions"] + found["task"]["captions"] == 150 and found["task_answers_in_training"] == 0
-    assert found["task"]["pictures"] == found["task_answers"] == len(held)
+    assert found["task"]["distinct_pictures"] == found["task_answers"] == len(held)
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
@@ -151,8 +153,6 @@ DAMAGED = {
 def test_what_cannot_become_a_row_is_an_error_that_names_it_or_is_counted(
     here: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     lines, reason = DAMAGED[what]
     pictures(["0.png", "1.png"])
     Path("secret.png").write_bytes(png(9))
@@ -182,8 +182,6 @@ def test_fields_beyond_the_last_column_that_are_empty_lose_nothing(here: Path) -
 )
 def test_a_quote_that_is_not_closed_is_an_error_with_its_line(here: Path, lines: str, reason: str, capsys) -> None:
     """Also with --skip-bad: what it would swallow is not known."""
-    import re
-
     pictures(["0.png", "1.png"])
     table("image,caption\n" + lines)
     assert convert("--skip-bad") == 1 and re.search(reason, capsys.readouterr().err)
@@ -235,6 +233,36 @@ def test_a_text_file_without_a_picture_is_named(here: Path, capsys) -> None:
     assert convert("--skip-bad") == 0 and "left out, captions without their picture: 1 (1.txt" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("latin-1", "can't decode"),
+        ("utf-16-le", "UTF-16 without a byte order mark"),
+        ("utf-32", "it is UTF-32"),
+        ("shift-jis", "can't decode"),
+    ],
+)
+@pytest.mark.parametrize("file", ["captions.csv", "labels.csv"])
+def test_a_table_in_another_encoding_is_refused_by_name(here: Path, encoding: str, reason: str, file: str, capsys) -> None:
+    pictures(["0.png"])
+    word = "\u732b" if encoding == "shift-jis" else "caf\u00e9"
+    table(f"image,caption\n0.png,{word}\n", file, encoding)
+    assert convert() == 1
+    said = capsys.readouterr().err
+    assert file in said and (re.search(reason, said) or f"if {file} has the captions, name that file" in said)
+    assert convert(folder=f"pictures/{file}") == 1 and f"{file}: not a table of text in UTF-8" in capsys.readouterr().err
+
+
+def test_a_table_with_columns_of_unknown_names_is_hinted_at_and_read_when_it_is_named(here: Path, capsys) -> None:
+    pictures(["0.png", "1.png"])
+    table("number,photo,words\n1,0.png,x\n2,1.png,y\n", "list.csv")
+    assert convert() == 1 and "if list.csv has the captions, name that file in place of the folder" in capsys.readouterr().err
+    assert convert(folder="pictures/list.csv") == 1
+    assert "column 'image' is missing; its columns are 'number', 'photo', 'words'; name one with --image-column" in capsys.readouterr().err
+    assert convert("--image-column", "photo", "--text-column", "wrods") == 1
+    assert convert("--image-column", "photo", "--text-column", "words") == 0 and captions_of() == [("0.png", "x"), ("1.png", "y")]
+
+
 # Instructions
 
 
@@ -246,6 +274,11 @@ def test_an_instruction_stands_before_every_query(here: Path, capsys) -> None:
     assert convert("--instruction", "Name the product.", "--direction", "i2t", "--held", "0", name="B") == 0
     (row,) = rows_of("train", "B")
     assert row == {"query_text": "<|image_1|>\nName the product.\n", "query_image": "0.png", "positive_text": "a red shoe"}
+    questions(4)
+    Path("pictures/0.txt").unlink()
+    assert convert("--instruction", "Answer:", "--split", "pictures", "--held", "0", name="Q") == 0
+    assert {row["query_text"] for row in rows_of("train", "Q")} == {"<|image_1|>\nAnswer: Is it?"}
+    assert report("Q")["train"]["pairs"] == 4
     assert convert("--instruction", "x", "--direction", "both", name="C") == 1 and "for one direction" in capsys.readouterr().err
 
 
@@ -297,8 +330,6 @@ def test_the_split_does_not_depend_on_the_order_of_lines_or_on_names_of_copies(h
 
 
 def test_a_folder_without_duplicates_is_split_by_names_as_it_always_was(here: Path) -> None:
-    import hashlib
-
     pictures([f"{number:04}.png" for number in range(50)])
     for number in range(50):
         Path(f"pictures/{number:04}.txt").write_text(f"caption {number}")

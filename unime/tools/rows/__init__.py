@@ -136,7 +136,8 @@ def of_pair(pair: Pair, instruction: str | None) -> Entry:
 
     query = pair.query.text
     if instruction is not None:
-        query = f"{instruction.rstrip()} {query}".strip()
+        mark = MARK if query.startswith(MARK) else ""
+        query = f"{mark}{instruction.strip()} {query.removeprefix(mark)}".rstrip()
     row: Row = {"query_text": query}
     if pair.query.image:
         row["query_image"] = pair.query.image

@@ -73,6 +73,7 @@ def read(given: Path, options: Options) -> Source:
     else:
         refuse_own(folder)
         source = tables.beside_pictures(folder)
+        source.hint = _hint(folder, source)
         if not source.pictures:
             there = f"found {listed(folder.files)}" if folder.files else "it is empty"
             raise ValueError(f"{given}: no pictures and no rows in a known format ({there}); read are: {READ}")
@@ -80,6 +81,15 @@ def read(given: Path, options: Options) -> Source:
     if source.unit == "pairs":
         source.note("pictures that no row names, ignored", len(set(folder.pictures) - source.pictures.keys()))
     return source
+
+
+def _hint(folder: Folder, source: Source) -> str:
+    """What to do where pictures have no caption at all and a file may be their table; '' otherwise."""
+    tabular = (".csv", ".tsv", ".parquet", *text.JSON)
+    found = [name for name in folder.files if Path(name).suffix.lower() in tabular]
+    if source.captions or not found:
+        return ""
+    return f"if {listed(found)} has the captions, name that file in place of the folder, and its columns (--image-column, --text-column)"
 
 
 def _files(folder: Folder, form: Format, options: Options) -> list[Path]:

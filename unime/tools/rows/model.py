@@ -60,7 +60,8 @@ class Source:
 
     What cannot become a row is kept by its kind, each entry in words that name file and line or row:
     `bad_rows` (malformed), `no_picture` (a caption whose picture is missing), `no_caption` (a picture without one).
-    `notes` are counts that a user should see and that are no mistake, such as hidden files.
+    `notes` are counts that a user should see and that are no mistake, such as hidden files; `hint` is what to do about pictures without
+    a caption, where more is known than that they have none.
     """
 
     form: str
@@ -74,6 +75,7 @@ class Source:
     unreadable: list[str] = field(default_factory=list)
     lost_with_picture: int = 0
     negatives_lost: int = 0
+    hint: str = ""
     notes: dict[str, int] = field(default_factory=dict)
 
     def note(self, what: str, count: int = 1) -> None:

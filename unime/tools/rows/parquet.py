@@ -39,6 +39,7 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
     source = Source("parquet with pictures")
     for file in files:
         shown = where(file, folder.root)
+        archive = file.resolve().as_posix()
         schema = _schema(file)
         image = _image_column(schema, options, file)
         words = text.column(options.text_column, ("text", *text.TEXT_COLUMNS), _texts(schema), "--text-column", str(file))
@@ -47,7 +48,7 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
             if has_bytes:
                 name = f"{shown.removesuffix('.parquet')}/{number:06}"
                 name += f"-{PurePosixPath(path).name}" if path else ""
-                source.pictures[name] = (file.as_posix(), f"{image}/{number}")
+                source.pictures[name] = (archive, f"{image}/{number}")
             else:
                 found = folder.file(path) if path else None
                 if found is None:

@@ -21,7 +21,7 @@ def is_shard(file: Path, root: Path, options: Options) -> bool:
         return True
     if file.suffix != ".tar":
         return False
-    members = list(archives.archive(file.as_posix()).names())
+    members = list(archives.archive(file.resolve().as_posix()).names())
     endings = {_split(member)[1] for member in members}
     return any(is_picture(f"x.{ending}") for ending in endings) and bool(endings & {*_TEXTS, "json", options.text_column})
 
@@ -35,9 +35,10 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
     source = Source("WebDataset")
     for file in files:
         shown = where(file, folder.root)
+        path = file.resolve().as_posix()
         hidden = 0
         samples: dict[str, dict[str, str]] = {}
-        for member in archives.archive(file.as_posix()).names():
+        for member in archives.archive(path).names():
             if is_hidden(member):
                 hidden += 1
                 continue
@@ -46,7 +47,7 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
         source.note("hidden files ignored", hidden)
         prefix = shown.removesuffix(".tar")
         for key, parts in samples.items():
-            _sample(source, file.as_posix(), prefix, f"{shown}: {key}", parts, options)
+            _sample(source, path, prefix, f"{shown}: {key}", parts, options)
     return source
 
 

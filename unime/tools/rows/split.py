@@ -53,16 +53,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """One side of the split, counted."""
+    """One side of the split, and the digests of its pictures by name."""
 
     entries: list[Entry]
+    digests: dict[str, str]
 
     def counts(self) -> dict[str, int]:
-        """Rows, captions or pairs, and distinct pictures."""
+        """Rows, captions or pairs, pictures by name, and how many of the pictures are distinct."""
         names: set[str] = set()
         for entry in self.entries:
             names.update(entry.images)
-        return {"rows": sum(len(entry.rows) for entry in self.entries), "captions": len(self.entries), "pictures": len(names)}
+        return {
+            "rows": sum(len(entry.rows) for entry in self.entries),
+            "captions": len(self.entries),
+            "pictures": len(names),
+            "distinct_pictures": len({self.digests[name] for name in names}),
+        }
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ def split(entries: Sequence[Entry], digests: dict[str, str], files: set[str], sh
         _refuse_one_large(groups, len(entries), digests, by)
     held_groups = [group for group in groups if _hash(group, digests, files, by) < share]
     held = {id(entry) for group in held_groups for entry in group}
-    train = Part([entry for entry in entries if id(entry) not in held])
-    task = Part([entry for entry in entries if id(entry) in held])
+    train = Part([entry for entry in entries if id(entry) not in held], digests)
+    task = Part([entry for entry in entries if id(entry) in held], digests)
     shown = {key(side, digests) for entry in train.entries for side in entry.sides}
     answers = {key(side, digests) for entry in task.entries for side in entry.answers}
     return Split(train, task, len(groups), len(answers), len(answers & shown))

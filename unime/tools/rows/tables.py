@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -51,11 +50,7 @@ def is_captions(file: Path, root: Path, options: Options) -> bool:
         return _has_columns(list(text.first_keys(file)), options)
     if suffix not in SEPARATED or suffix == ".txt" and file.name != _OWN_NAMES[2]:
         return False
-    try:
-        words, _ = text.without_sign(text.decoded(file))
-    except ValueError:
-        return False
-    head = next(iter(io.StringIO(words, newline="")), "")
+    head = text.head(file)
     for delimiter in text.DELIMITERS:
         names = next(csv.reader([head], delimiter=delimiter, skipinitialspace=True), [])
         if _has_columns(names, options):

@@ -29,21 +29,38 @@ _MARKS = (
 )
 
 
+_NULS = "it holds NULs: damaged, or UTF-16 without a byte order mark"
+
+
+def _encoding(start: bytes) -> str:
+    """The encoding that a file's first bytes tell of, UTF-8 where they tell of none."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+
+
+def head(file: Path) -> str:
+    """The first line of a table, as far as it can be read: enough to know the table, whose reader says what is wrong with the rest."""
+    with file.open("rb") as opened:
+        start = opened.read(1 << 16)
+    words, _ = without_sign(start.decode(_encoding(start), errors="replace"))
+    return next(iter(io.StringIO(words, newline="")), "")
+
+
 def decoded(file: Path, kind: str = "text", remedy: str = "save it as UTF-8") -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows saves it.
 
     Raises ValueError for any other encoding, with the file's name.  None is guessed: a wrong guess changes letters and says nothing.
     """
     data = file.read_bytes()
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    encoding = _encoding(data)
     if encoding == "UTF-32":
         raise ValueError(f"{file}: not {kind} in UTF-8 (it is UTF-32); {remedy}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not {kind} in UTF-8 ({error}); {remedy}") from error
+        why = _NULS if b"\0" in data else str(error)
+        raise ValueError(f"{file}: not {kind} in UTF-8 ({why}); {remedy}") from error
     if "\0" in text:
-        raise ValueError(f"{file}: not {kind} in UTF-8 ({text.count(chr(0))} NUL characters); {remedy}")
+        raise ValueError(f"{file}: not {kind} in UTF-8 ({_NULS}); {remedy}")
     return text
 
 
@@ -169,7 +186,7 @@ def json_rows(file: Path, shown: str) -> Iterator[tuple[str, Json, str | None]]:
     """
     with file.open("rb") as opened:
         start = opened.read(4096)
-    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+    encoding = _encoding(start)
     if not encoding.startswith("utf-8"):
         raise ValueError(f"{file}: not JSON in UTF-8 (it is {encoding.upper()}); save it as UTF-8")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):

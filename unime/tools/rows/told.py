@@ -25,7 +25,7 @@ def refuse(source: Source, given: Path, skip_bad: bool) -> None:
     if source.no_caption:
         have = "has" if len(source.no_caption) == 1 else "have"
         count = f"({len(source.no_caption):,} of {len(source.pictures):,} images)"
-        remedy = "give each a .txt beside it or a row of the table"
+        remedy = source.hint or "give each a .txt beside it or a row of the table"
         problems.append(f"{given}: {listed(source.no_caption)} {have} no caption {count}; {remedy}")
     if problems and not skip_bad:
         raise ValueError("\n".join([*problems, "correct these, or leave them out with --skip-bad, which counts them"]))
@@ -57,8 +57,9 @@ def report(source: Source, parts: Split) -> dict[str, object]:
     }
     return {
         "format": source.form,
-        "train": parts.train.counts(),
-        "task": parts.held.counts(),
+        "unit": source.unit,
+        "train": _named_by_unit(parts.train.counts(), source),
+        "task": _named_by_unit(parts.held.counts(), source),
         "groups": parts.groups,
         "task_answers": parts.answers,
         "task_answers_in_training": parts.answers_in_training,
@@ -67,6 +68,10 @@ def report(source: Source, parts: Split) -> dict[str, object]:
         "wrong_answers_lost_with_their_picture": source.negatives_lost,
         "notes": source.notes,
     }
+
+
+def _named_by_unit(counts: dict[str, int], source: Source) -> dict[str, int]:
+    return {source.unit if name == "captions" else name: count for name, count in counts.items()}
 
 
 def made(source: Source, parts: Split, root: Path, given: argparse.Namespace) -> str:
@@ -93,7 +98,8 @@ def made(source: Source, parts: Split, root: Path, given: argparse.Namespace) ->
         lines.append(f"left out, wrong answers whose picture cannot be read: {source.negatives_lost:,}")
     for name, part in (("training", parts.train), ("task", parts.held)):
         counts = part.counts()
-        lines.append(f"{name}: {counts['rows']:,} rows ({source.unit}: {counts['captions']:,}, pictures: {counts['pictures']:,})")
+        shown = f"pictures: {counts['pictures']:,}, distinct: {counts['distinct_pictures']:,}"
+        lines.append(f"{name}: {counts['rows']:,} rows ({source.unit}: {counts['captions']:,}, {shown})")
     if parts.held.entries:
         lines.append(f"answers of the task that occur in training: {parts.answers_in_training:,} of {parts.answers:,}")
     elif given.held:
