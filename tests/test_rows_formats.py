@@ -322,8 +322,8 @@ def test_anchors_may_be_pictures_and_what_is_missing_is_named(here: Path, capsys
         (f"which {n}?", png(n), None, f"number {n}") for n in range(20, 40)
     }
     assert texts == wanted and len(found) == COUNT
-    _, pairs, report, _ = sets.read_train("own", "S", "original", 1000, 1, LIMIT, "fail", job(here))
-    _, tasks, _ = sets.read_eval("own", "S", LIMIT, "fail", job(here))
+    _, pairs, report, _ = sets.read_train(str(here / "own"), "S", "original", 1000, 1, LIMIT, "fail", job(here))
+    _, tasks, _ = sets.read_eval(str(here / "own"), "S", LIMIT, "fail", job(here))
     assert len(pairs) + len(tasks) == COUNT and report["left_out"]["count"] == 0
     bad = [
         {"anchor": "x", "positive": "gone.jpg"},
@@ -339,6 +339,33 @@ def test_anchors_may_be_pictures_and_what_is_missing_is_named(here: Path, capsys
         "line 41: positive: 'gone.jpg' is no image in source" in (errors := capsys.readouterr().err) and "5 rows that cannot be" in errors
     )
     assert convert("--skip-bad", "--held", "0", name="T") == 0 and len(made("T")["train"]) == COUNT
+
+
+def test_texts_that_no_row_can_have_are_named_before_anything_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files("source/photos")
+    rows = [{"anchor": f"q {n}", "positive": f"a {n}"} for n in range(9)]
+    bad = ['{"anchor": "\\ud83d", "positive": "b"}', json.dumps({"anchor": "<|image_1|>x", "positive": "b"})]
+    bad.append(json.dumps({"anchor": "x", "positive": {"text": "<|image_1|> or <|image_1|>", "image": "photos/0000.png"}}))
+    Path("source/pairs.jsonl").write_text("\n".join([*map(json.dumps, rows), *bad]))
+    assert convert() == 1 and not Path("own").exists()
+    errors = capsys.readouterr().err
+    assert "line 10: a text holds half of a character" in errors and "line 12: a text holds the mark" in errors
+    assert convert("--skip-bad", "--held", "0") == 0 and len(made()["train"]) == 9
+
+
+def test_pictures_of_parquet_and_tar_have_names_that_the_loader_finds(here: Path) -> None:
+    kind = pl.Struct({"bytes": pl.Binary, "path": pl.String})
+    paths = ["C:\\photos\\0.png", "/abs/1.png", "../2.png", None, "._4.png", "\u732b.png"]
+    cells = [{"bytes": png(n), "path": path} for n, path in enumerate(paths)]
+    Path("source").mkdir()
+    frame = pl.DataFrame({"image": pl.Series(cells, dtype=kind), "text": [f"t {n}" for n in range(len(paths))]})
+    frame.write_parquet("source/a b.parquet")
+    tar("shards/0.tar", {"./x\\0.png": png(0), "./x\\0.txt": b"t 0", "../1.png": png(1), "../1.txt": b"t 1"})
+    assert convert("--held", "0") == 0 and convert("--held", "0", folder="shards", name="T") == 0
+    for name, count in (("S", len(paths)), ("T", 2)):
+        items, pairs, _, _ = sets.read_train(str(here / "own"), name, "original", 1000, 1, LIMIT, "fail", job(here))
+        shown = [archives.archive(place[0]).read(place[1]) for place in (Items(items, LIMIT).image_place(i) for i in pairs["positive"])]
+        assert sorted(shown) == sorted(png(n) for n in range(count))
 
 
 # Conversations
@@ -378,7 +405,7 @@ def test_conversations_become_a_pair_for_each_answer(here: Path, form, file: str
     first = {(png(n), f"{prompts.IMAGE_MARK}\nWhat is shown in {n}?".replace("\n\n", "\n"), f"a cat {n}") for n in range(COUNT)}
     assert len(found["train"] + found["eval"]) == 2 * COUNT
     assert back == first | {(png(n), f"And behind {n}?", f"a wall {n}") for n in range(COUNT)}
-    _, pairs, _, _ = sets.read_train("own", "S", "original", 1000, 1, LIMIT, "fail", job(here))
+    _, pairs, _, _ = sets.read_train(str(here / "own"), "S", "original", 1000, 1, LIMIT, "fail", job(here))
     assert len(pairs) == len(found["train"])
 
 
@@ -436,9 +463,9 @@ def test_a_folder_of_data_root_without_rows_is_told_by_its_files_and_the_formats
 
     def read() -> None:
         if part == "train":
-            sets.read_train("own", "S", "original", 1000, 1, LIMIT, "skip", job(here))
+            sets.read_train(str(here / "own"), "S", "original", 1000, 1, LIMIT, "skip", job(here))
         else:
-            sets.read_eval("own", "S", LIMIT, "skip", job(here))
+            sets.read_eval(str(here / "own"), "S", LIMIT, "skip", job(here))
 
     with pytest.raises(DataError, match=rf"own/{part}/S: no rows in a format that is read here \(it is empty\)"):
         read()
@@ -475,12 +502,12 @@ def test_own_rows_in_parquet_may_hold_their_images(here: Path, name: str) -> Non
     queries = [artifacts.content_id(f"{mark}which {n}?", png(n)) for n in range(COUNT - 1)]
     queries.append(artifacts.content_id(f"which {COUNT - 1}?", None))
     positives = [artifacts.content_id(f"{mark}text {n}", png(100 + n)) for n in range(COUNT)]
-    items, pairs, report, _ = sets.read_train("own", "S", "original", 1000, 1, LIMIT, "fail", job(here))
+    items, pairs, report, _ = sets.read_train(str(here / "own"), "S", "original", 1000, 1, LIMIT, "fail", job(here))
     assert list(pairs.select("query", "positive").iter_rows()) == list(zip(queries, positives, strict=True))
     assert report["modalities"] == {"image+text -> image+text": COUNT - 1, "text -> image+text": 1}
     shown = Items(items, LIMIT)[queries[7]].image
     assert shown.tobytes() == Image.open(io.BytesIO(png(7))).convert("RGB").tobytes()
-    items, tasks, _ = sets.read_eval("own", "S", LIMIT, "fail", job(here))
+    items, tasks, _ = sets.read_eval(str(here / "own"), "S", LIMIT, "fail", job(here))
     assert tasks["query"].to_list() == queries and set(items["id"]) == {*queries, *positives}
 
 
@@ -497,7 +524,7 @@ def test_own_rows_with_images_in_several_files_keep_their_own_and_bad_ones_are_l
     plain.write_parquet(folder / "c.parquet")
     (folder / "beside.png").write_bytes(png(99))
     (folder / "more.jsonl").write_text('{"query_text": "by name", "positive_image": "a.parquet/positive_image/1"}\n')
-    items, pairs, report, _ = sets.read_train("own", "S", "original", 1000, 1, LIMIT, "skip", job(here))
+    items, pairs, report, _ = sets.read_train(str(here / "own"), "S", "original", 1000, 1, LIMIT, "skip", job(here))
     images = [archives.archive(place[0]).read(place[1]) for place in (Items(items, LIMIT).image_place(i) for i in pairs["positive"])]
     wanted = [png(0), png(1), png(2), png(99), png(10), png(11), png(12), png(99), png(20), png(1)]
     assert images == wanted

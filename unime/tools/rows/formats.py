@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unime import prompts
 from unime.data import own
 from unime.inputs import problems, told
 from unime.tools.rows import anchors, chats, coco, parquet, shards, tables, text
 from unime.tools.rows.folder import Folder
-from unime.tools.rows.model import Options, Source, listed, where
+from unime.tools.rows.model import Options, Side, Source, listed, where
 
 READ = (
     "pictures with a .txt beside each; captions.csv or .tsv (columns image, caption); ImageFolder (metadata.csv or .jsonl); parquet with "
@@ -50,6 +51,44 @@ FORMATS = (
 
 
 def read(given: Path, options: Options) -> Source:
+    """Everything that a folder, or a single file, holds, without texts that no row can have: those are among the bad rows.
+
+    Raises ValueError as `_read`.
+    """
+    source = _read(given, options)
+    captions = []
+    for caption in source.captions:
+        reason = unfit(Side(caption.text))
+        if reason:
+            source.bad_rows.append(f"{caption.place}: {reason}")
+        else:
+            captions.append(caption)
+    pairs = []
+    for pair in source.pairs:
+        found = [unfit(side) for side in pair.sides()]
+        reasons = [reason for reason in found if reason]
+        if reasons:
+            source.bad_rows.append(f"{pair.place}: {reasons[0]}")
+        else:
+            pairs.append(pair)
+    source.captions, source.pairs = captions, pairs
+    return source
+
+
+def unfit(side: Side) -> str | None:
+    """Why a row cannot have this text, or None."""
+    if not side.text.isascii():
+        try:
+            side.text.encode("utf-8")
+        except UnicodeEncodeError:
+            return r"a text holds half of a character (an unpaired \u escape)"
+    marks = side.text.count(prompts.IMAGE_MARK)
+    if marks > (1 if side.image else 0):
+        return f"a text holds the mark {prompts.IMAGE_MARK}, which stands for an image; take it out"
+    return None
+
+
+def _read(given: Path, options: Options) -> Source:
     """Everything that a folder, or a single file, holds.
 
     Raises ValueError where the files are in no known format, or in several: then the file must be named.

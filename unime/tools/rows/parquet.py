@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from unime import artifacts, config
-from unime.data import own, parquet, tables
+from unime.data import archives, own, parquet, tables
 from unime.data.rows import DataError
 from unime.tools.rows import text
 from unime.tools.rows.folder import Folder
@@ -47,7 +47,7 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
             place = f"{shown}: row {number}"
             if has_bytes:
                 name = f"{shown.removesuffix('.parquet')}/{number:06}"
-                name += f"-{PurePosixPath(path).name}" if path else ""
+                name += f"-{PurePosixPath(archives.whole(path)).name}" if path else ""
                 source.pictures[name] = (archive, f"{image}/{number}")
             else:
                 found = folder.file(path) if path else None

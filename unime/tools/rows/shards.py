@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unime.data import archives
 from unime.tools.rows import text
@@ -71,7 +71,7 @@ def _sample(source: Source, archive: str, prefix: str, place: str, parts: dict[s
             source.no_picture.append(f"{place}: a caption and no picture")
         return
     member = parts[endings[0]]
-    name = f"{prefix}/{PurePosixPath(member).as_posix()}"
+    name = f"{prefix}/{archives.whole(member)}"
     source.pictures[name] = (archive, member)
     source.captions += [Caption(place, name, caption) for caption in words]
 
