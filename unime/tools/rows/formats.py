@@ -102,7 +102,11 @@ def _read(given: Path, options: Options) -> Source:
     if given.is_file():
         return _file(given, root, options)
     folder = Folder(root)
-    found = {form: files for form in FORMATS if (files := _files(folder, form, options))}
+    found: dict[Format, list[Path]] = {}
+    for form in FORMATS:
+        files = _files(folder, form, options)
+        if files:
+            found[form] = files
     if len(found) > 1:
         names = "; ".join(f"{form.name}: {where(files[0], root)}" for form, files in found.items())
         raise ValueError(f"{given}: files in several formats ({names}); name the one to be read, e.g. {next(iter(found.values()))[0]}")

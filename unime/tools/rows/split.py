@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, TypedDict
 
 from unime.tools.rows.model import Side, folded
@@ -87,8 +88,12 @@ def key(side: Side, digests: dict[str, str]) -> str:
     return f"picture {digests[side.image]}" if side.image else f"text {folded(side.text)}"
 
 
+def _keys(sides: Iterable[Side], digests: dict[str, str]) -> set[str]:
+    return {key(side, digests) for side in sides}
+
+
 def split(entries: Sequence[Entry], digests: dict[str, str], files: set[str], share: float, by: By) -> Split:
-    """The entries on two sides, `share` of the groups held out, by a hash of what a group shows; the order of files and rows is nothing.
+    """The entries on two sides, `share` of the groups held out, by a hash of what a group shows, whatever the order of files and rows.
 
     A group of one picture that is a file (`files`) goes by the hash of its name, as it always did.  `by` pictures: equal texts link
     nothing.  Raises ValueError where one group has more than half of all rows, since no share of the rows can be held out then.
@@ -97,11 +102,11 @@ def split(entries: Sequence[Entry], digests: dict[str, str], files: set[str], sh
     if share:
         _refuse_one_large(groups, len(entries), digests, by)
     held_groups = [group for group in groups if _hash(group, digests, files, by) < share]
-    held = {id(entry) for group in held_groups for entry in group}
+    held = set(map(id, chain.from_iterable(held_groups)))
     train = Part([entry for entry in entries if id(entry) not in held], digests)
     task = Part([entry for entry in entries if id(entry) in held], digests)
-    shown = {key(side, digests) for entry in train.entries for side in entry.sides}
-    answers = {key(side, digests) for entry in task.entries for side in entry.answers}
+    shown = _keys(chain.from_iterable(entry.sides for entry in train.entries), digests)
+    answers = _keys(chain.from_iterable(entry.answers for entry in task.entries), digests)
     return Split(train, task, len(groups), len(answers), len(answers & shown))
 
 
@@ -133,8 +138,8 @@ def _groups(entries: Sequence[Entry], digests: dict[str, str], by: By) -> Iterat
 
 def _hash(group: list[Entry], digests: dict[str, str], files: set[str], by: By) -> float:
     """A number from 0 to below 1 that follows from what the group shows."""
-    names = {name for entry in group for name in entry.images}
-    links = {link for entry in group for link in _links(entry, digests, by)}
+    names = set(chain.from_iterable(entry.images for entry in group))
+    links = set(chain.from_iterable(_links(entry, digests, by) for entry in group))
     if len(names) == 1 and names <= files:
         (content,) = names
     elif links:
@@ -146,10 +151,11 @@ def _hash(group: list[Entry], digests: dict[str, str], files: set[str], by: By) 
 
 def _refuse_one_large(groups: list[list[Entry]], total: int, digests: dict[str, str], by: By) -> None:
     largest = max(groups, key=len)
-    names = {digests[name] for entry in largest for name in entry.images}
-    if len(largest) <= _LARGEST * total or len(names) == 1 or len(largest) == 1:
+    pixels = {digests[name] for name in chain.from_iterable(entry.images for entry in largest)}
+    if len(largest) <= _LARGEST * total or len(pixels) == 1 or len(largest) == 1:
         return
-    texts = Counter(folded(side.text) for entry in largest for side in entry.sides if not side.image)
+    sides = chain.from_iterable(entry.sides for entry in largest)
+    texts = Counter(folded(side.text) for side in sides if not side.image)
     said, often = texts.most_common(1)[0] if texts else ("", 0)
     why = f"; {said[:60]!r} alone is in {often:,} of them" if by == "answers" and often > 1 else ""
     remedy = "--split pictures lets equal texts be on both sides (they are counted), " if by == "answers" else ""

@@ -13,7 +13,7 @@ from unime.data.rows import DataError
 from unime.tools.rows import text
 from unime.tools.rows.folder import Folder
 from unime.tools.rows.model import Caption, Options, Source, where
-from unime.tools.rows.text import Json, Record, Table
+from unime.tools.rows.text import Json, Record, Table, Wanted
 
 SEPARATED = (".csv", ".tsv", ".txt")
 _OWN_NAMES = ("captions.csv", "captions.tsv", "captions.txt")
@@ -130,7 +130,7 @@ def _parquet_table(file: Path, shown: str) -> Table:
     return Table(frame.columns, records, [])
 
 
-def _take(source: Source, folder: Folder, file: Path, table: Table, images: tuple, texts: tuple) -> None:
+def _take(source: Source, folder: Folder, file: Path, table: Table, images: Wanted, texts: Wanted) -> None:
     """Add a table's captions, and what is wrong with its lines."""
     shown = file.as_posix()
     image_column = text.column(*images, table.columns, "--image-column", shown)

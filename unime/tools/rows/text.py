@@ -12,6 +12,9 @@ from pathlib import Path
 from unime import config
 from unime.data import stream
 
+Wanted = tuple[str | None, Sequence[str]]
+"""Which column is looked for: the one that the user names, or one of known names (see `column`)."""
+
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_name", "image_path", "img", "img_path")
@@ -101,7 +104,7 @@ def column(asked: str | None, known: Sequence[str], columns: Sequence[str], opti
     raise ValueError(f"{place}: column {known[0]!r} is missing; its columns are {there}; name one with {option}, or rename it")
 
 
-def separated(file: Path, shown: str, image: tuple[str | None, Sequence[str]], text: tuple[str | None, Sequence[str]]) -> Table:
+def separated(file: Path, shown: str, image: Wanted, text: Wanted) -> Table:
     """A table in a file of separated values (CSV, TSV); `image` and `text` are what `column` is to look for.
 
     The header decides about the delimiter: the one that splits it into names among which both columns are.  A line with more or fewer
@@ -145,7 +148,7 @@ def without_sign(words: str) -> tuple[str, int]:
     return words, 0
 
 
-def _delimiter(head: str, tabs: bool, image: tuple[str | None, Sequence[str]], text: tuple[str | None, Sequence[str]]) -> str:
+def _delimiter(head: str, tabs: bool, image: Wanted, text: Wanted) -> str:
     """The delimiter of a header, the one with most names where none gives both columns."""
     candidates = ("\t", *(sign for sign in DELIMITERS if sign != "\t")) if tabs else DELIMITERS
     widths: dict[str, int] = {}
