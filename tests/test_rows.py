@@ -279,6 +279,7 @@ def test_an_instruction_stands_before_every_query(here: Path, capsys) -> None:
     assert convert("--instruction", "Answer:", "--split", "pictures", "--held", "0", name="Q") == 0
     assert {row["query_text"] for row in rows_of("train", "Q")} == {"<|image_1|>\nAnswer: Is it?"}
     assert report("Q")["train"]["pairs"] == 4
+    assert convert("--direction", "both", name="D") == 1 and "pictures holds pairs (conversations)" in capsys.readouterr().err
     assert convert("--instruction", "x", "--direction", "both", name="C") == 1 and "for one direction" in capsys.readouterr().err
 
 

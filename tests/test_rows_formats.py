@@ -263,6 +263,20 @@ def test_shards_as_webdataset_writes_and_reads_them(here: Path, ending: str) -> 
     assert convert("--held", "0.4") == 0 and said() == EXPECTED
 
 
+def test_a_folder_as_img2dataset_writes_it(here: Path) -> None:
+    """Shards with a text and a .json in each sample, and beside each shard a parquet of its texts and a .json of its counts."""
+    members: dict[str, bytes] = {}
+    for at, (number, caption) in enumerate(pairs_of_captions()):
+        told = {"caption": caption, "url": f"https://example.org/{number}.png", "key": f"{at:09}", "status": "success"}
+        members |= {f"{at:09}.png": png(number), f"{at:09}.txt": caption.encode(), f"{at:09}.json": json.dumps(told).encode()}
+    tar("source/00000.tar", members)
+    pl.DataFrame({"url": ["u"], "caption": ["c"], "key": ["0"]}).write_parquet("source/00000.parquet")
+    Path("source/00000_stats.json").write_text(json.dumps({"count": 60, "successes": 60}, indent=4))
+    assert convert("--held", "0.4", name="A") == 0 and said("A") == EXPECTED
+    assert convert("--held", "0.4", "--text-column", "caption", name="B") == 0 and said("B") == EXPECTED
+    assert convert("--held", "0", "--text-column", "url", name="C") == 0 and len(made("C")["train"]) == len(pairs_of_captions())
+
+
 def tar(path: str, members: dict[str, bytes]) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:

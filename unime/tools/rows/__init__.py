@@ -69,6 +69,10 @@ def run(given: argparse.Namespace, values: Config) -> str:
     from unime.tools.rows import formats, model, pictures, split, told
 
     source = formats.read(given.folder, model.Options(given.image_column, given.text_column))
+    if source.unit == "pairs" and given.direction != "t2i":
+        raise ValueError(
+            f"--direction {given.direction} is for captions; {given.folder} holds pairs ({source.form}), which have a direction"
+        )
     digests, unreadable = pictures.digests(source.pictures, values.data.max_pixels)
     source = pictures.without_unreadable(source, unreadable)
     told.refuse(source, given.folder, given.skip_bad)
