@@ -460,7 +460,7 @@ def test_files_in_two_formats_are_refused_and_one_may_be_named(here: Path, capsy
 
 def test_a_folder_in_no_known_format_is_told_by_what_it_holds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("source").mkdir()
-    assert convert() == 1 and "no pictures and no rows in a known format (it is empty); read are: pictures" in capsys.readouterr().err
+    assert convert() == 1 and "no images and no rows in a known format (it is empty); read are: pictures" in capsys.readouterr().err
     Path("source/film.mp4").write_bytes(b"x")
     Path("source/notes.jsonl").write_text('{"a": 1}\n')
     assert convert() == 1 and "(found film.mp4, notes.jsonl); read are:" in capsys.readouterr().err

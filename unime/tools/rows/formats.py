@@ -119,7 +119,7 @@ def _read(given: Path, options: Options) -> Source:
         source.hint = _hint(folder, source)
         if not source.pictures:
             there = f"found {listed(folder.files)}" if folder.files else "it is empty"
-            raise ValueError(f"{given}: no pictures and no rows in a known format ({there}); read are: {READ}")
+            raise ValueError(f"{given}: no images and no rows in a known format ({there}); read are: {READ}")
     source.note("hidden files ignored", folder.hidden)
     if source.unit == "pairs":
         source.note("pictures that no row names, ignored", len(set(folder.pictures) - source.pictures.keys()))
