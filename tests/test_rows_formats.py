@@ -470,6 +470,21 @@ def test_a_folder_in_no_known_format_is_told_by_what_it_holds(here: Path, capsys
     assert convert(folder="gone") == 1 and "gone: no such folder or file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["source", "source/pairs.jsonl"])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ('{"anchor": "a", "positive": "b"}\n'.encode("utf-16"), "pairs.jsonl: not JSON in UTF-8 (it is UTF-16); save it as UTF-8"),
+        ('{"anchor": "a", "positive": "b"}\n'.encode("utf-32"), "pairs.jsonl: not JSON in UTF-8 (it is UTF-32)"),
+        (b'[{"anchor": "a", "pos', "pairs.jsonl: the file ends in or after row 0"),
+    ],
+)
+def test_json_in_another_encoding_or_cut_off_is_named_as_such(here: Path, given: str, data: bytes, reason: str, capsys) -> None:
+    Path("source").mkdir()
+    Path("source/pairs.jsonl").write_bytes(data)
+    assert convert(folder=given) == 1 and reason in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["train", "eval"])
 def test_a_folder_of_data_root_without_rows_is_told_by_its_files_and_the_formats_that_are_read(here: Path, part: str) -> None:
     folder = Path("own", part, "S")

@@ -118,6 +118,8 @@ def _read(given: Path, options: Options) -> Source:
         source = tables.beside_pictures(folder)
         source.hint = _hint(folder, source)
         if not source.pictures:
+            for name in folder.files:
+                _refuse_unread_json(folder.root / name)
             there = f"found {listed(folder.files)}" if folder.files else "it is empty"
             raise ValueError(f"{given}: no images and no rows in a known format ({there}); read are: {READ}")
     source.note("hidden files ignored", folder.hidden)
@@ -148,6 +150,7 @@ def _file(file: Path, root: Path, options: Options) -> Source:
     form = next((form for form in FORMATS if form.matches(file, root, options)), None)
     if form is None and file.suffix.lower() in (*tables.SEPARATED, *text.JSON):
         if file.suffix.lower() in text.JSON and not text.first_keys(file):
+            _refuse_unread_json(file)
             raise ValueError(f"{file}: in no known format; read are: {READ}")
         form = FORMATS[0]
     if form is None:
@@ -164,6 +167,12 @@ def _file(file: Path, root: Path, options: Options) -> Source:
         del source.pictures[name]
     source.note(f"pictures that {file.name} does not name, ignored", len(unnamed))
     return source
+
+
+def _refuse_unread_json(file: Path) -> None:
+    """Raises ValueError for a JSON file in another encoding, or a list that is damaged: such a file is in no known format for that."""
+    if file.suffix in text.JSON:
+        next(text.json_rows(file, file.name), None)
 
 
 def refuse_own(folder: Folder) -> None:
