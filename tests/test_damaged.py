@@ -22,7 +22,8 @@ from unime.artifacts import ArtifactError
 from unime.data import sets
 from unime.data.archives import ArchiveError
 from unime.data.rows import DataError
-from unime.tools import rows
+from unime.tools.rows import formats
+from unime.tools.rows.model import Options
 
 # Rows of a user's own, and images: what is good stays, what is damaged is named
 
@@ -124,7 +125,8 @@ def test_rows_in_a_truncated_parquet_file_are_refused_by_name(share: float, tmp_
 
 TABLES = {
     "NULs": b"image,caption\n0.png,\0\0\0\n",
-    "UTF-16": "image,caption\n0.png,a dog\n".encode("utf-16"),
+    "UTF-16 without a byte order mark": "image,caption\n0.png,a dog\n".encode("utf-16-le"),
+    "UTF-32": "image,caption\n0.png,a dog\n".encode("utf-32"),
     "Latin-1": "image,caption\n0.png,caf\u00e9\n".encode("latin-1"),
 }
 
@@ -134,7 +136,7 @@ def test_a_damaged_table_of_captions_is_refused_by_name(what: str, tmp_path: Pat
     (tmp_path / "0.png").write_bytes(png(0))
     (tmp_path / "captions.csv").write_bytes(TABLES[what])
     with pytest.raises(ValueError, match=r"captions\.csv: not a table of text in UTF-8 .*; save it as CSV in UTF-8"):
-        rows.captions(tmp_path)
+        formats.read(tmp_path, Options())
 
 
 # Artifacts between stages

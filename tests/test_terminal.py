@@ -44,7 +44,7 @@ def here(tmp_path: Path, config) -> Path:
 
 WRONG = [
     (("rows", "none", "S"), "none: no such folder"),
-    (("rows", "file", "S"), "file: no such folder"),
+    (("rows", "file", "S"), "file: in no known format"),
     (("rows", "folder", "../S"), "'../S' is no name of a set"),
     (("rows", "folder", "S"), "folder: no images"),
     (("rows", "folder", "S", "--held", "1"), "--held 1.0: a share from 0 to below 1 is needed"),

@@ -24,6 +24,7 @@ from unime.data.images import Decoding
 from unime.data.rows import Copies, DataError, Rules, Shelf
 
 _TRAIN = {"qry": "query_text", "qry_image_path": "query_path", "pos_text": "positive_text", "pos_image_path": "positive_path"}
+_NAMED = 8  # files that a message lists
 _EVAL = {"qry_text": "query_text", "qry_img_path": "query_path", "tgt_text": "texts", "tgt_img_path": "paths"}
 
 
@@ -132,10 +133,25 @@ def _read(folder: Path, name: str, stem: str, schema: dict[str, Any], names: dic
             )
         if there:
             raise DataError(f"{folder / name}: no {stem}-*.parquet; found {', '.join(there)} (data.instructions)")
+        if (folder / name).is_dir():
+            raise DataError(_without_rows(folder / name, stem))
         raise DataError(f"{folder}: unknown data set {name!r}{config.nearest(name, known(folder))}")
     frames = [read_file(file, schema) for file in files]
     frame = pl.concat(frames).with_row_index("index").rename(names)
     return frame.with_columns(pl.col(column).fill_null("") for column in names.values() if frame.schema[column] == pl.String)
+
+
+def _without_rows(folder: Path, stem: str) -> str:
+    """What to say of a folder that holds no rows: the files that are there, and the formats that are read."""
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir() if not path.name.startswith("."))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    found = f"found {', '.join(names[:_NAMED])}{more}" if names else "it is empty"
+    return (
+        f"{folder}: no rows in a format that is read here ({found}); needed are *.jsonl (an object in each line) or *.parquet with "
+        f"query_text, query_image, positive_text, positive_image, or MMEB's {stem}-*.parquet; `python -m unime rows FOLDER NAME` makes "
+        "such rows of images with captions (.txt, captions.csv, ImageFolder, COCO, WebDataset, parquet with images), of anchors and "
+        "positives, and of conversations (docs/data.md)"
+    )
 
 
 def read_file(file: Path, schema: dict[str, Any]) -> pl.DataFrame:

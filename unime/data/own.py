@@ -2,8 +2,11 @@
 
 A row has query_text, query_image, positive_text, positive_image ('' or absent = none; one of text and image on either side), and
 `candidates`, a list of wrong {text, image}.  Image paths are relative to the folder, or name members of images.zip, images.tar or
-images/ in it.  In training `candidates` is checked and not used, since negatives are mined; an evaluation row without it has the right
-answers of all the other rows as candidates, except those of rows with the same query.
+images/ in it.  A parquet file may hold its images itself: query_image and positive_image are then columns {bytes, path}, as Hugging
+Face's `datasets` writes images, or of plain bytes.
+
+In training `candidates` is checked and not used, since negatives are mined; an evaluation row without it has the right answers of all
+the other rows as candidates, except those of rows with the same query.
 
 Unknown keys are refused: a misspelt `query_imgae` would silently be a row without an image.
 """
@@ -19,7 +22,7 @@ from typing import Any
 import polars as pl
 
 from unime import artifacts, config, prompts
-from unime.data import archives, stream, tables
+from unime.data import archives, parquet, stream, tables
 from unime.data.images import Decoding
 from unime.data.rows import Copies, DataError, Shelf
 
@@ -39,15 +42,17 @@ def files(folder: Path) -> list[Path]:
 
 
 def published(file: Path) -> bool:
-    """Whether a parquet file is one of MMEB's.  Others call theirs `train-...` too, so of those the columns decide."""
-    if file.name.startswith(("original-", "diverse_instruction-", "test-")):
+    """Whether a parquet file is one of MMEB's.  Others call theirs `train-...` and `test-...` too, so of those the columns decide."""
+    if file.name.startswith(("original-", "diverse_instruction-")):
         return True
-    if not file.name.startswith("train-"):
+    if not file.name.startswith(("train-", "test-")):
         return False
+    is_test = file.name.startswith("test-")
     try:
-        return "qry" in pl.read_parquet_schema(file)
+        columns = pl.read_parquet_schema(file)
+        return not set(SIDES) & set(columns) if is_test else "qry" in columns
     except artifacts.UNREADABLE:
-        return any(file.parent.glob("original-*.parquet")) or any(file.parent.glob("diverse_instruction-*.parquet"))
+        return is_test or any(file.parent.glob("original-*.parquet")) or any(file.parent.glob("diverse_instruction-*.parquet"))
 
 
 def read_train(
@@ -103,7 +108,18 @@ def _frame(rows: Iterator[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFra
 
 
 def _shelf(folder: Path) -> Shelf:
-    return Shelf([*archives.beside(folder), folder], means=lambda path, place, member: path == f"images/{member}")
+    """Where the images of a folder's rows lie: beside them, or inside its parquet files (`_table` writes such paths)."""
+    holders = {file.name: file for file in files(folder) if file.suffix == ".parquet"}
+
+    def inside(path: str) -> list[Path]:
+        name = path.partition("/")[0]
+        return [holders[name]] if name in holders else []
+
+    def means(path: str, place: str, member: str) -> bool:
+        holder = Path(place).name
+        return path == f"images/{member}" or (holder in holders and path == f"{holder}/{member}")
+
+    return Shelf([*archives.beside(folder), folder], inside, means)
 
 
 Row = tuple[dict[str, Any], str | None, list[str], list[list[str]]]
@@ -138,10 +154,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
     if file.suffix == ".jsonl":
         yield from stream.lines(file)
         return
-    try:
-        frame = tables.plain(pl.read_parquet(file, glob=False))
-    except artifacts.UNREADABLE as error:
-        raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
+    frame = _table(file)
     for column, kind in frame.schema.items():
         if column not in _KEYS:
             raise DataError(f"{file}: unknown column {column!r}{config.nearest(column, list(_KEYS))}")
@@ -149,6 +162,36 @@ def _lines(file: Path) -> Iterator[tuple[int, Any, str | None]]:
         if not empty and kind != _PARQUET[column] and not (column == "candidates" and _candidates(kind)):
             raise DataError(f"{file}: column {column!r} is {kind}, needed {_PARQUET[column]}; all {len(frame):,} rows are lost by it")
     yield from ((number, row, None) for number, row in enumerate(frame.iter_rows(named=True)))
+
+
+def _table(file: Path) -> pl.DataFrame:
+    """The table of a parquet file.  A column that holds images becomes one of paths, `<file>/<column>/<row>`, and no image is read.
+
+    An image without bytes, only a path, keeps that path.  Raises DataError for a file that cannot be read, or that has other columns.
+    """
+    try:
+        schema = pl.read_parquet_schema(file)
+        holders = [name for name, kind in schema.items() if parquet.holds_images(kind)]
+        if holders and not set(SIDES) & set(schema):
+            raise DataError(
+                f"{file}: images in column {holders[0]!r}, and none of {', '.join(SIDES)}: not rows; `python -m unime rows {file} NAME` "
+                "makes rows of images with captions"
+            )
+        images = [name for name in holders if name in ("query_image", "positive_image")]
+        columns: list[pl.Expr] = [pl.col(name) for name in schema if name not in images]
+        for name in images:
+            nested = isinstance(schema[name], pl.Struct)
+            data = pl.col(name).struct.field("bytes") if nested else pl.col(name)
+            has_path = isinstance(schema[name], pl.Struct) and any(field.name == "path" for field in schema[name].fields)
+            path = pl.col(name).struct.field("path") if has_path else pl.lit(None, pl.String)
+            columns += [path.alias(name), data.is_not_null().alias(f"{name} has bytes")]
+        frame = tables.plain(pl.scan_parquet(file, glob=False).select(columns).collect(engine="streaming"))
+    except artifacts.UNREADABLE as error:
+        raise DataError(f"{file}: not a parquet file that can be read ({error}); write it again") from error
+    for name in images:
+        inside = pl.format("{}/{}/{}", pl.lit(file.name), pl.lit(name), pl.int_range(pl.len()))
+        frame = frame.with_columns(pl.when(f"{name} has bytes").then(inside).otherwise(name).alias(name)).drop(f"{name} has bytes")
+    return frame
 
 
 def _candidates(kind: Any) -> bool:
