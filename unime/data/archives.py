@@ -264,12 +264,12 @@ class _Tar:
         return os.pread(self._file.fileno(), min(size, count), start)
 
 
-@functools.lru_cache(maxsize=_MAX_OPEN)  # what a process has read of an archive, the children forked from it need not
 def _compressed(start: bytes) -> str | None:
     """The suffix of the compression that a file's first bytes tell of."""
     return next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), None)
 
 
+@functools.lru_cache(maxsize=_MAX_OPEN)  # what a process has read of an archive, the children forked from it need not
 def _tar_index(path: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
     """Member -> (offset, bytes) of a tar of this size.  Raises tarfile.TarError where it does not end as a whole one does.
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from unime import artifacts, config, prompts
-from unime.data import benchmarks, rows, tables
+from unime.data import benchmarks, figures, rows, tables
 from unime.data.benchmarks import PARTS
 from unime.data.copies import equal_but_for_form
 from unime.data.images import Decoding
@@ -146,7 +146,7 @@ def _compositional(
     report = {
         "name": task,
         "rows": len(frame),
-        **tables.caption_pair_counts(queries),
+        **figures.caption_pair_counts(queries),
         "places": rows.places(frame, "index"),
     }
     return items, queries, pl.DataFrame(schema=artifacts.POOL), {**report, **_damage(items, bad, bad.clear())}

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from unime import artifacts
-from unime.data import archives, rows
+from unime.data import archives, figures, rows
 from unime.data.copies import equal_but_for_form
 from unime.data.images import Decoding
 from unime.data.rows import STRICT, Copies, DataError, Rules, Shelf
@@ -129,21 +129,6 @@ def _labels(undrawn: pl.DataFrame, identified: pl.DataFrame, table: pl.DataFrame
     return labels.join(table, on=["query", "positive"], how="anti").sort("query", "positive")
 
 
-def modalities(table: pl.DataFrame, items: pl.DataFrame) -> dict[str, int]:
-    """How many of the PAIRS show what on either side, as in the report of `pairs`."""
-    frame = table
-    for side in ("query", "positive"):
-        own = items.select(pl.col("id").alias(side), pl.col("text").alias(f"{side}_text"), pl.col("member").alias(f"{side}_path"))
-        frame = frame.join(own, on=side, how="left", maintain_order="left")
-    return rows.count(frame.select(m=pl.format("{} -> {}", rows.kind("query"), rows.kind("positive")))["m"])
-
-
-def query_modalities(table: pl.DataFrame, items: pl.DataFrame) -> dict[str, int]:
-    """How many queries of TASKS show what, as in the report of `tasks`."""
-    own = items.select(pl.col("id").alias("query"), query_text="text", query_path="member")
-    return rows.count(table.join(own, on="query", how="left", maintain_order="left").select(m=rows.kind("query"))["m"])
-
-
 def plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with categories as the strings that they stand for, and lists of one length as lists."""
     kinds = {name: plain_kind(kind) for name, kind in frame.schema.items()}
@@ -223,7 +208,7 @@ def tasks(
     )
     items = rows.items_table(identified, pl.concat([table["query"], table["candidates"].explode().alias("query")]))
     used = shown.filter(pl.col("reason").is_null() & pl.col("index").is_in(kept["index"].implode()))
-    report = {"name": name, "rows": len(frame), **counts(table), **_details(kept, used, items, bad, lost)}
+    report = {"name": name, "rows": len(frame), **figures.counts(table), **_details(kept, used, items, bad, lost)}
     return items, table, report | {"places": rows.places(frame, "index")}
 
 
@@ -256,48 +241,6 @@ def _opened(frame: pl.DataFrame, name: str, source: Path, images: dict[str, str]
             candidates = [right, *others]
         lists.append(candidates)
     return frame.with_columns(pl.Series("candidates", lists, dtype=pl.List(pl.String)))
-
-
-def counts(tasks: pl.DataFrame) -> dict[str, Any]:
-    """Queries, candidates, and candidates equal in content to another of their list (ties that no model can break)."""
-    lengths, distinct = tasks["candidates"].list.len(), tasks["candidates"].list.n_unique()
-    flat = tasks.select("row", "candidates").explode("candidates")
-    as_right = flat.group_by("row").agg(same=(pl.col("candidates") == pl.col("candidates").first()).sum())
-    return {
-        "queries": len(tasks),
-        "distinct_queries": tasks["query"].n_unique(),
-        "candidates": {"fewest": lengths.min(), "most": lengths.max(), "distinct": tasks["candidates"].explode().n_unique()},
-        "duplicate_candidates": {
-            "candidates": int((lengths.cast(pl.Int64) - distinct.cast(pl.Int64)).sum()),
-            "queries": int((lengths != distinct).sum()),
-            "queries_where_right": int((as_right["same"] > 1).sum()),
-        },
-    }
-
-
-def caption_pair_counts(queries: pl.DataFrame) -> dict[str, Any]:
-    """Counts of CAPTION_QUERIES that bring their two captions along."""
-    return {
-        "parts": rows.count(queries["part"]),
-        "queries": len(queries),
-        "distinct_queries": queries["query"].n_unique(),
-        "candidates": 2 * len(queries),
-        "distinct": queries["candidates"].explode().n_unique(),
-        "duplicates": len(queries) - queries.select("query", "candidates").n_unique(),
-    }
-
-
-def shared_pool_counts(queries: pl.DataFrame, pool: pl.DataFrame, duplicates: int) -> dict[str, Any]:
-    """Counts of CAPTION_QUERIES that share a POOL, whose candidates the source repeats so many times in all."""
-    right = queries["right"].list.len()
-    return {
-        "queries": len(queries),
-        "distinct_queries": queries["query"].n_unique(),
-        "candidates": len(pool) + duplicates,
-        "distinct": len(pool),
-        "duplicates": duplicates,
-        "right": {"fewest": right.min(), "most": right.max()},
-    }
 
 
 def _details(kept: pl.DataFrame, used: pl.DataFrame, items: pl.DataFrame, bad: pl.DataFrame, lost: pl.DataFrame) -> dict[str, Any]:

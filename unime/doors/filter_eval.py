@@ -28,7 +28,7 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
     import polars as pl
 
     from unime import artifacts
-    from unime.data import rows, tables
+    from unime.data import figures, rows
     from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.data.rows import DataError
@@ -62,10 +62,10 @@ def filter_task(config: View, readers: Readers, inputs: list[Path], name: str, o
     artifacts.write_table(left, out / "items.parquet", artifacts.ITEMS)
     if of_captions:
         artifacts.write_table(pool, out / "pool.parquet", artifacts.POOL)
-        report |= tables.shared_pool_counts(table, pool, report["duplicates"]) if pooled else tables.caption_pair_counts(table)
+        report |= figures.shared_pool_counts(table, pool, report["duplicates"]) if pooled else figures.caption_pair_counts(table)
     else:
-        queries = tables.query_modalities(table, left)
-        report |= tables.counts(table) | {"modalities": report["modalities"] | {"query": queries}}
+        queries = figures.query_modalities(table, left)
+        report |= figures.counts(table) | {"modalities": report["modalities"] | {"query": queries}}
     report = with_left_out(report, bad)
     if len(dropped):
         report = with_left_out(report, dropped, "captions_left_out" if of_captions else "candidates_left_out")

@@ -26,7 +26,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
     import shutil
 
     from unime import artifacts
-    from unime.data import rows, tables
+    from unime.data import figures, rows, tables
     from unime.data.images import Decoding
     from unime.data.items import Items
     from unime.data.rows import DataError
@@ -59,7 +59,7 @@ def filter_set(config: View, readers: Readers, inputs: list[Path], name: str, ou
         shutil.copy(folder / "truth.parquet", out / "truth.parquet")
     counts = {"pairs": len(table), "queries": table["query"].n_unique(), "candidates": table["positive"].n_unique()}
     counts["labels_not_drawn"] = len(labels)
-    counts["modalities"] = tables.modalities(table, items)
+    counts["modalities"] = figures.modalities(table, items)
     artifacts.write_json(with_left_out(report | counts, bad), out / "report.json")
 
 
