@@ -79,7 +79,7 @@ def ask_dvc(judge):
                 tell(why, stale, above, {stage.name for stage in graph if stage.path_in_repo == "dvc.yaml"})
                 left = left_over(graph)
                 stopped = {stage.name: lacking(stage, outs) for stage in graph if stage.name in stale}
-                stopped = {name: why for name, why in stopped.items() if why}
+                stopped = {name: why for name, why in stopped.items() if why} | too_large(stale)
         return above, left, stopped
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
@@ -97,6 +97,14 @@ def lacking(stage, outs):
         if not path.exists() and not made(path, outs):
             return missing_input(stage.name, name)
     return ""
+
+
+def too_large(stale):
+    """What to say of each stale training whose batch is larger than its table; stale tables are of other rows, so files are counted then."""
+    from unime.plan import fits  # loads polars, which a job that Snakemake starts does not need
+
+    found = fits.problems(CONFIG, read="filter_train" not in stale)
+    return {stage: why for stage, why in found.items() if stage in stale}
 
 
 def check_inputs(graph, outs):

@@ -17,6 +17,9 @@ LONGEST_NAME = 100
 PATH_SIGNS = "/._-+=@ "
 """What may stand in a path beside letters and digits: the rest means something to a shell, to Snakemake or to DVC."""
 
+BRANCH = "form: "
+"""How the names begin of the forms that a setting may have (a number, a section); they are no part of its key."""
+
 WRITTEN = ("results", "logs", "scratch", ".dvc", ".git", ".snakemake")
 """Folders that the pipeline, or one of its tools, writes."""
 

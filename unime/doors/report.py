@@ -24,10 +24,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         return artifacts.read_tables(evaluated, names, "scores.parquet", artifacts.SCORES)
 
     trainings = {}
-    for name in protocol.TRAINED:
-        settings = config.train[name]
-        negatives = 0 if name == "in_batch" else settings.negatives
-        trainings[name] = Training.of(settings.steps, settings.batch, negatives)
+    for name, folder in zip(protocol.TRAINED, trained, strict=False):  # the reranker is the last one, and no row of its own
+        negatives = 0 if name == "in_batch" else config.train[name].negatives
+        trainings[name] = Training.read(folder / "log.csv", negatives)
     note = protocol.note(trainings, config.evaluate.rerank, config.evaluate.rerank_mode)
     found = table.build(scores(tasks), tasks, config.evaluate.compare, note)
     captions = crossmodal.build(scores(columns), columns)
@@ -72,13 +71,7 @@ DOOR = Door(
         "evaluate.rerank",
         "evaluate.rerank_mode",
         "mine.source",
-        "train.in_batch.steps",
-        "train.in_batch.batch",
-        "train.hard_negatives.steps",
-        "train.hard_negatives.batch",
         "train.hard_negatives.negatives",
-        "train.unime_v2.steps",
-        "train.unime_v2.batch",
         "train.unime_v2.negatives",
     ),
     inputs=(

@@ -14,6 +14,7 @@ import polars as pl
 
 from unime import caution
 from unime.backbones import Backbone
+from unime.config.training import Optimizer
 from unime.markdown import escaped
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "items")
@@ -40,6 +41,14 @@ def write(
     (out / "README.md").write_text(about, encoding="utf-8")
     for file in out.glob("*.safetensors"):  # written for their owner alone: others may read them as they may the card
         shutil.copymode(out / "README.md", file)
+
+
+def notes(settings: Optimizer, rows: int) -> dict[str, str]:
+    """What a card says of settings that depend on the number of training rows; nothing of settings that are plain numbers."""
+    if not settings.follows_rows:
+        return {}
+    found = settings.resolved(rows)
+    return {"queries in a step": f"{found.batch} (batch: {settings.batch}; steps: {settings.steps})"}
 
 
 def warnings(log: list[dict[str, float]], table: pl.DataFrame) -> list[str]:
