@@ -150,7 +150,7 @@ def test_an_ablation_is_counted_too_and_its_own_key_is_named(tmp_path: Path, mon
     assert list(found) == ["ablation_train@large"] and "ablations.embedders.large.batch is 41" in found["ablation_train@large"]
 
 
-def test_rows_of_every_format_are_counted_and_damaged_files_are_left_to_their_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_format_is_counted_and_damaged_files_are_left_to_their_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     whole = values()
     whole["train"]["in_batch"]["batch"] = 41

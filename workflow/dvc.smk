@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from lockfile import DAMAGED
 from repro import mend_rwlock
+from unime.__main__ import open_door
+from unime.config import at as config_at
 from unime.config import keys_of, nearest
 from unime.inputs import problems, told
 
@@ -231,11 +233,21 @@ def needs(stage):
 
     def inputs(wildcards):
         name = stage.format(**dict(wildcards))
+        if name not in ABOVE:
+            raise SystemExit(f"error: {not_asked_for(name)}")
         if name in STOPPED:  # not a WorkflowError: Snakemake would take the old output, which is there, and say that there is nothing to do
             raise SystemExit(f"error: {STOPPED[name]}")
         return [stale_mark(name), *map(done, ABOVE[name])]
 
     return inputs
+
+
+def not_asked_for(name):
+    """What to say of a stage that config.yaml does not ask for, such as export@in_batch."""
+    stage, _, item = name.partition("@")
+    key = open_door(stage).items
+    known = ", ".join(config_at(CONFIG, key))
+    return f"{key} in config.yaml does not name {item!r} (it names: {known}); add it there, and `snakemake` makes {stage} {item}"
 
 
 def repro(stage, file="dvc.yaml", part=""):

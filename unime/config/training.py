@@ -76,9 +76,7 @@ Warmup = Annotated[Annotated[Count, Tag(NUMBER)] | Share, Discriminator(_number_
 
 
 class Optimizer(Section):
-    steps: Steps = Field(
-        description="optimizer steps, or {epochs, min, max}: passes over the training rows, with bounds of the steps"
-    )
+    steps: Steps = Field(description="optimizer steps, or {epochs, min, max}: passes over the training rows, with bounds of the steps")
     batch: Batch = Field(
         description="queries in an optimizer step; {max: N}: N, or all training rows if there are fewer.  A number above the number of "
         "training rows is refused before anything runs"

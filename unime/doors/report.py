@@ -13,7 +13,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts, caution
-    from unime.report import charts, crossmodal, page, protocol, table, warned
+    from unime.report import charts, choice, crossmodal, page, protocol, table, warned
     from unime.report.protocol import Training
 
     evaluated, mining, data_train, data_eval, *trained = inputs
@@ -49,9 +49,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         ),
     ]
     artifacts.write_json({"warnings": warnings}, warnings_file)
-    html.write_text(
-        page.page(found, drawn, text, train, evaluation, crossmodal=section, columns=shown, warnings=warnings), encoding="utf-8"
+    own: dict[str, choice.Answers] = {}
+    for name in choice.own_tasks(tasks):
+        predictions = artifacts.read_table(evaluated / name / "predictions.parquet", artifacts.PREDICTIONS)
+        own[name] = choice.answers(predictions, name)
+    whole = page.page(
+        found, drawn, text, train, evaluation, crossmodal=section, columns=shown, warnings=warnings, choice=choice.section(own)
     )
+    html.write_text(whole, encoding="utf-8")
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
     captions_csv.write_text(crossmodal.to_csv(captions), encoding="utf-8")
@@ -59,7 +64,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     more = crossmodal.to_metrics(captions)
     artifacts.write_json({model: means | more[model] for model, means in table.to_metrics(found).items()}, metrics)
     lines = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
-    return caution.said("\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *lines]), warnings)
+    counted = f"{len(tasks)} tasks, {len(columns)} cross-modal columns"
+    return caution.said("\n".join([counted, *lines, *choice.lines(own)]), warnings)
 
 
 DOOR = Door(

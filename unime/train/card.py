@@ -114,6 +114,18 @@ def exported(
     )
 
 
+def kind_of(folder: str | Path) -> str | None:
+    """What the card of an adapter or of merged weights says that they are, e.g. `unime_v2`; None where no card of this project is."""
+    file = Path(folder) / "README.md"
+    if not file.is_file():
+        return None
+    for row in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if row.startswith("# "):
+            name = row.removeprefix("# ").strip()
+            return name if name in ABOUT else None
+    return None
+
+
 def line(log: list[dict[str, float]], table: pl.DataFrame) -> str:
     """One line about a finished run, and its warnings below it."""
     summary = f"{log[-1]['step']} steps, {log[-1]['items']} items, loss {log[0]['loss']:.4f} -> {final_loss(log):.4f}"

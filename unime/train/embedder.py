@@ -38,8 +38,9 @@ def train_embedder(
     """Train an adapter and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
 
     `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`, in
-    whose place `settings` are used where they are given.  Steps and batch that depend on the number of rows are those of `table`.  `labels` (columns query and positive, of all training sets) has labelled
-    positives that `table` lacks, for `mask` labelled: of pairs that were not mined, and of rows that data.cap left out.
+    whose place `settings` are used where they are given.  Steps and batch that depend on the number of rows are those of `table`.
+    `labels` (columns query and positive, of all training sets) has labelled positives that `table` lacks, for `mask` labelled: of pairs
+    that were not mined, and of rows that data.cap left out.
     Raises ValueError for a teacher's score that is NaN or outside [0, 1], too few negatives, or a batch larger than the table.
     """
     if kind not in KINDS:
