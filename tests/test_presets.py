@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import ROOT, sh, working_tree
+from checkouts import ROOT, new_checkout, sh, working_tree
 
 from unime import config
 from unime.evaluate.tasks import CROSSMODAL, TASKS
 from unime.report.published import PUBLISHED
 
-PRESETS = [path for path in sorted((ROOT / "presets").glob("*.yaml")) if path.stem != "own-data"]
+PRESETS = [path for path in sorted((ROOT / "presets").glob("*.yaml")) if not path.stem.startswith("own-data")]
+OWN = ROOT / "presets/own-data-qwen2vl-2b.yaml"
 
 # What `snakemake -n` must list beside the one job of every other rule: 20 training sets, 36 + 11 evaluations.
 JOBS = {
@@ -87,6 +89,47 @@ def test_presets_differ_only_in_their_models_and_what_goes_with_them() -> None:
     differ = {key for key in keys if len({repr(one.get(key)) for one in values}) > 1}
     known = r"fetch\.models\..*|models\.base|export\.unime_v2|evaluate\.compare.*|models\.max_length|train\.(image_size|\w+\.(lr|micro))"
     assert differ and not {key for key in differ if not re.fullmatch(known, key)}
+
+
+def test_the_preset_for_own_data_with_a_real_model_follows_the_rows_and_fetches_what_it_opens() -> None:
+    found, nano = config.load(OWN), config.load(ROOT / "presets/own-data.yaml")
+    assert (found.data.root, found.data.train_sets, found.evaluate.tasks) == ("data/own", ["pictures"], ["pictures"])
+    assert (found.data.root, found.data.train_sets, found.evaluate.tasks) == (nano.data.root, nano.data.train_sets, nano.evaluate.tasks)
+    assert (found.embed.model, found.embed.adapter) == (found.models.base, "results/train/in_batch")
+    local = [found.models.base, found.models.judge, found.models.reranker, found.embed.model, *found.export.values()]
+    assert {folder.removeprefix("models/") for folder in local} == set(found.fetch.models)
+    published = config.load(ROOT / "presets/qwen2vl-2b.yaml").fetch.models
+    assert all(published[name] == one for name, one in found.fetch.models.items()), "the commits of the paper's preset"
+    for kind in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
+        own = getattr(found.train, kind)
+        assert own.follows_rows
+        for rows in (3, 163, 5_000, 1_000_000):
+            settings = own.resolved(rows)
+            assert settings.batch <= rows and settings.warmup < settings.steps <= 2000, (kind, rows)
+    embedders = [found.train.in_batch, found.train.hard_negatives, found.train.unime_v2]
+    assert len({(one.resolved(2000).steps, one.resolved(2000).batch) for one in embedders}) == 1, "rows of the table see equally much"
+    assert found.train.image_size == found.evaluate.image_size == found.embed.image_size > 0, "a photograph as it is may be too long"
+    tokens = found.train.reranker.max_tokens + 2
+    assert (found.evaluate.rerank + 1) * (tokens + 400) < found.models.max_length, "a list of pictures fits"
+    assert 2 * ((found.judge.image_size // 28) ** 2 + 400) < found.models.max_length
+
+
+def test_own_data_with_a_real_model_is_one_command_and_further_exports_are_made_on_request(tmp_path: Path) -> None:
+    made = new_checkout(tmp_path / "own", yaml.safe_load(OWN.read_text(encoding="utf-8")))
+    for part in ("train", "eval"):
+        folder = made.root / "data/own" / part / "pictures"
+        folder.mkdir(parents=True)
+        rows = [{"query_text": f"question {number}", "positive_text": f"answer {number}"} for number in range(5)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    planned = jobs(made.sh("snakemake -n --profile workflow/profiles/gpu"))
+    assert (planned["fetch_model"], planned["export"], planned["train_in_batch"], planned["judge"]) == (2, 2, 1, 1)
+    assert "fetch_train" not in planned and "suite" not in planned
+    said = made.sh("snakemake -n results/export/in_batch", code=1)
+    assert "error: export in config.yaml does not name 'in_batch' (it names: unime_v2, reranker); add it there" in said
+    for name in ("in_batch", "hard_negatives"):
+        made.configure(f"export.{name}", "models/Qwen2-VL-2B-Instruct")
+        assert jobs(made.sh(f"snakemake -n results/export/{name}"))["export"] == 1
+    assert jobs(made.sh("snakemake -n"))["export"] == 4
 
 
 def test_a_dry_run_with_the_slurm_profile_shows_what_each_job_asks_for(tmp_path: Path) -> None:

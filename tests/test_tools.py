@@ -8,15 +8,20 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from checkouts import ROOT
 
 from unime import artifacts
+from unime import config as config_module
 from unime.__main__ import main
+from unime.backbones import export, load
 from unime.config.types import LONGEST_NAME
 from unime.data import sets
 from unime.data.images import Decoding
 from unime.job import Job
 from unime.tools import rows
+from unime.train import card
 
 
 @pytest.fixture
@@ -125,14 +130,19 @@ def test_a_name_too_long_for_the_configuration_is_refused_before_anything_is_wri
     assert main(["rows", "pictures", "s" * LONGEST_NAME]) == 0
 
 
-def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(
-    here: Path, nano: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["rows", "pictures", "all", "--held", "0"])
+def write_data(here: Path) -> None:
+    """What a data stage makes of the example pictures."""
+    assert main(["rows", "pictures", "all", "--held", "0"]) == 0
     job = Job(None, 1, here / "scratch", logging.getLogger("test"))
     items, pairs, _, _ = sets.read_train("own", "all", "original", 1000, 1, Decoding(10**6), "fail", job)
     artifacts.write_table(items, "data/items.parquet", artifacts.ITEMS)
     artifacts.write_table(pairs, "data/pairs.parquet", artifacts.PAIRS)
+
+
+def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(
+    here: Path, nano: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(here)
     capsys.readouterr()
     text = "<|image_1|>\nRepresent the given image.\n"
     assert main(["search", str(nano), "data", "--query", text, "--image", "pictures/0007.png", "--top", "3"]) == 0
@@ -146,3 +156,49 @@ def test_search_ranks_the_candidates_of_a_set_by_cosine_and_keeps_their_vectors(
     assert kept and main(["search", str(nano), "data", "--query", text, "--image", "pictures/0007.png", "--top", "3"]) == 0
     assert capsys.readouterr().out == first and kept == {path: path.stat().st_mtime_ns for path in kept}
     assert main(["search", str(nano), "data"]) == 1 and "nothing to search for" in capsys.readouterr().err
+
+
+def train_adapter(nano: Path, folder: Path, kind: str = "in_batch") -> None:
+    """An adapter on the nano model that differs from it, with its card."""
+    values = config_module.load(ROOT / "config.yaml")
+    backbone = load(nano, models=values.models, train=True)
+    backbone.add_lora(values.train.lora, 1)
+    with torch.no_grad():
+        for name, parameter in backbone.model.named_parameters():
+            if parameter.requires_grad and "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    folder.mkdir(parents=True)
+    backbone.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").write_text(f"---\nlibrary_name: peft\n---\n\n# {kind}\n\n{card.ABOUT[kind]}\n")
+
+
+def test_search_takes_every_trained_embedder_as_adapter_or_as_merged_weights(
+    here: Path, nano: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(here)
+    train_adapter(nano, here / "train/in_batch")
+    models = config_module.load("config.yaml").models
+    export.export(nano, here / "train/in_batch", here / "export/in_batch", models=models, card="# in_batch\n")
+    capsys.readouterr()
+    found = {}
+    for model in (nano, Path("train/in_batch"), Path("export/in_batch")):
+        assert main(["search", str(model), "data", "--query", "a small red square"]) == 0
+        found[model.parent.name] = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
+    base, adapter, merged = found.values()
+    assert [row[0] for row in adapter] == list("12345")
+    assert adapter != base, "the adapter is used"
+    assert [row[-1] for row in adapter] == [row[-1] for row in merged]
+    for one, other in zip(adapter, merged, strict=True):
+        assert abs(float(one[1]) - float(other[1])) < 2e-4
+
+
+def test_search_refuses_what_gives_no_vectors(here: Path, nano: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(here)
+    train_adapter(nano, here / "train/reranker", "reranker")
+    assert main(["search", "train/reranker", "data", "--query", "a"]) == 1
+    assert "train/reranker: a reranker reads" in capsys.readouterr().err
+    train_adapter(nano, here / "train/lost")
+    file = here / "train/lost/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "models/elsewhere"}))
+    assert main(["search", "train/lost", "data", "--query", "a"]) == 1
+    assert "an adapter for 'models/elsewhere', and there is no such folder here" in capsys.readouterr().err

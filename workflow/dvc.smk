@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from lockfile import DAMAGED
 from repro import mend_rwlock
+from unime.__main__ import open_door
+from unime.config import at as config_at
 from unime.config import keys_of, nearest
 from unime.inputs import problems, told
 
@@ -79,7 +81,7 @@ def ask_dvc(judge):
                 tell(why, stale, above, {stage.name for stage in graph if stage.path_in_repo == "dvc.yaml"})
                 left = left_over(graph)
                 stopped = {stage.name: lacking(stage, outs) for stage in graph if stage.name in stale}
-                stopped = {name: why for name, why in stopped.items() if why}
+                stopped = {name: why for name, why in stopped.items() if why} | too_large(stale)
         return above, left, stopped
     except LockError as busy:
         text = str(busy).partition("\n\n")[0]
@@ -97,6 +99,14 @@ def lacking(stage, outs):
         if not path.exists() and not made(path, outs):
             return missing_input(stage.name, name)
     return ""
+
+
+def too_large(stale):
+    """What to say of each stale training whose batch is larger than its table; stale tables are of other rows, so files are counted then."""
+    from unime.plan import fits  # loads polars, which a job that Snakemake starts does not need
+
+    found = fits.problems(CONFIG, read="filter_train" not in stale)
+    return {stage: why for stage, why in found.items() if stage in stale}
 
 
 def check_inputs(graph, outs):
@@ -223,11 +233,21 @@ def needs(stage):
 
     def inputs(wildcards):
         name = stage.format(**dict(wildcards))
+        if name not in ABOVE:
+            raise SystemExit(f"error: {not_asked_for(name)}")
         if name in STOPPED:  # not a WorkflowError: Snakemake would take the old output, which is there, and say that there is nothing to do
             raise SystemExit(f"error: {STOPPED[name]}")
         return [stale_mark(name), *map(done, ABOVE[name])]
 
     return inputs
+
+
+def not_asked_for(name):
+    """What to say of a stage that config.yaml does not ask for, such as export@in_batch."""
+    stage, _, item = name.partition("@")
+    key = open_door(stage).items
+    known = ", ".join(config_at(CONFIG, key))
+    return f"{key} in config.yaml does not name {item!r} (it names: {known}); add it there, and `snakemake` makes {stage} {item}"
 
 
 def repro(stage, file="dvc.yaml", part=""):

@@ -16,6 +16,7 @@ process only, stands what DVC leaves to a person:
   whole run-cache for every stage; here it is this stage's entry;
 - shared out: with a PART (`2-of-8`) only that part of the stage's shards is made, into its scratch folder; DVC records nothing, and is
   asked only whether it has the stage's output already;
+- too large: a batch that is larger than the training table stops the first stages that cost much, not the training after them;
 - rotten: a file in the cache or from the remote whose content is not what its name says is dropped, not restored.
 
 Uses parts of DVC that are not public: pyproject.toml pins it.
@@ -49,8 +50,16 @@ from dvc.stage.cache import StageCache, _get_stage_hash
 from dvc_data.hashfile.db import HashFileDB
 from lockfile import DAMAGED, replaced
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's library, whichever is installed
+
+from unime.config import load  # noqa: E402
+from unime.plan import fits  # noqa: E402
+
 WAIT = 2.0
 """Seconds between two looks at a lock that another process holds."""
+
+PAID = ("train_in_batch", "embed_train", "judge")
+"""The first stages that cost much.  Before them the training tables are there, and may be shorter than the files that they are made of."""
 
 log = logging.getLogger("dvc.unime")
 
@@ -64,6 +73,10 @@ def main(stage: str, part: str | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows names all the same
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
+    too_large = fits.problems(load()) if stage.partition("@")[0] in PAID else {}
+    if too_large:
+        log.error("%s", "\n".join(too_large.values()))
+        return 1
     ran: list[str] = []
     dvcfile.modify_yaml = replaced
     rwlock._release_read, rwlock._release_write = forgiving(rwlock._release_read), forgiving(rwlock._release_write)

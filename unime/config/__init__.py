@@ -22,7 +22,7 @@ from unime.config.files import UnreadableConfig, read_values
 from unime.config.judges import JUDGED
 from unime.config.rules import Rule
 from unime.config.sections import Pretrain, Suite
-from unime.config.types import is_folder, nearest
+from unime.config.types import BRANCH, is_folder, nearest
 from unime.config.variants import Variant, settings_of
 
 __all__ = [
@@ -140,7 +140,8 @@ def parse(raw: Any, source: str = "config") -> Config:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "config"
+    parts = [str(part) for part in problem["loc"]]
+    key = ".".join(part for part in parts if not part.startswith(BRANCH)) or "config"
     value, kind = problem.get("input"), problem["type"]
     if kind == "extra_forbidden":
         names = list(_model_at(problem["loc"][:-1]).model_fields)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from unime.config.types import MOST, Count, LearningRate, Positive, PromptFormat, Section, Side, Temperature
+from unime.config.types import BRANCH, MOST, Count, LearningRate, Positive, PromptFormat, Rate, Section, Side, Temperature
 
 Ending = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")]
 """The end of a layer's name, in whole parts: `q_proj`, `self_attn.q_proj`."""
@@ -24,32 +24,106 @@ class Lora(Section):
     )
 
 
+class Epochs(Section):
+    """A number of optimizer steps that depends on the number of training rows."""
+
+    epochs: Rate = Field(description="passes over the training rows")
+    min: Positive = Field(description="fewest steps: a small table is seen more often")
+    max: Positive = Field(description="most steps")
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Epochs:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} must be at most max {self.max}")
+        return self
+
+    def steps(self, rows: int, batch: int) -> int:
+        """Optimizer steps for so many rows in batches of this size."""
+        wanted = round(self.epochs * rows / max(1, batch))
+        return min(self.max, max(self.min, wanted))
+
+    def __str__(self) -> str:
+        return f"{self.epochs:g} epochs, {self.min:,} to {self.max:,} steps"
+
+
+class UpTo(Section):
+    """A batch of so many queries, or of all training rows if there are fewer."""
+
+    max: Positive = Field(description="most queries in an optimizer step")
+
+    def __str__(self) -> str:
+        return f"up to {self.max:,}"
+
+
+NUMBER, SECTION, SHARE = f"{BRANCH}number", f"{BRANCH}section", f"{BRANCH}share"
+
+
+def _number_or_section(value: Any) -> str:
+    return SECTION if isinstance(value, dict | Section) else NUMBER
+
+
+def _number_or_share(value: Any) -> str:
+    return SHARE if isinstance(value, float) else NUMBER
+
+
+Number = Annotated[Positive, Tag(NUMBER)]
+TwoOrMore = Annotated[int, Field(ge=2, le=MOST), Tag(NUMBER)]
+Steps = Annotated[Number | Annotated[Epochs, Tag(SECTION)], Discriminator(_number_or_section)]
+Batch = Annotated[Number | Annotated[UpTo, Tag(SECTION)], Discriminator(_number_or_section)]
+BatchOfPairs = Annotated[TwoOrMore | Annotated[UpTo, Tag(SECTION)], Discriminator(_number_or_section)]
+Share = Annotated[float, Field(gt=0, lt=1), Tag(SHARE)]
+Warmup = Annotated[Annotated[Count, Tag(NUMBER)] | Share, Discriminator(_number_or_share)]
+
+
 class Optimizer(Section):
-    steps: Positive = Field(description="optimizer steps")
-    batch: Positive = Field(description="queries in an optimizer step")
+    steps: Steps = Field(description="optimizer steps, or {epochs, min, max}: passes over the training rows, with bounds of the steps")
+    batch: Batch = Field(
+        description="queries in an optimizer step; {max: N}: N, or all training rows if there are fewer.  A number above the number of "
+        "training rows is refused before anything runs"
+    )
     micro: Positive = Field(description="queries (in-batch: items) in one forward pass; does not change the result")
     lr: LearningRate = Field(description="peak learning rate of AdamW")
-    warmup: Count = Field(description="steps of linear warm-up")
+    warmup: Warmup = Field(description="steps of linear warm-up; below 1: this share of the steps")
     decay: Literal["linear", "cosine"]
     checkpoint: Positive = Field(description="steps between two checkpoints")
 
     @model_validator(mode="after")
     def _warmup_is_shorter(self) -> Optimizer:
-        if self.warmup >= self.steps:
-            raise ValueError(f"warmup {self.warmup} must be below steps {self.steps}")
+        fewest = self.steps if isinstance(self.steps, int) else self.steps.min
+        if self.warmup >= fewest:
+            raise ValueError(f"warmup {self.warmup} must be below steps {fewest}")
         return self
+
+    def resolved(self, rows: int) -> Self:
+        """These settings for a training table of so many rows: steps, batch and warmup are whole numbers.  Settings that are numbers
+        already stay as they are, also a batch that is larger than the table."""
+        batch = self.batch if isinstance(self.batch, int) else min(self.batch.max, rows)
+        steps = self.steps if isinstance(self.steps, int) else self.steps.steps(rows, batch)
+        warmup = self.warmup if isinstance(self.warmup, int) else min(round(self.warmup * steps), steps - 1)
+        return self.model_copy(update={"batch": batch, "steps": steps, "warmup": warmup})
+
+    @property
+    def follows_rows(self) -> bool:
+        """Whether steps or batch depend on the number of training rows."""
+        return not (isinstance(self.steps, int) and isinstance(self.batch, int))
 
 
 Mask = Literal["none", "equal", "labelled"]
 
 
 class InBatch(Optimizer):
-    batch: Annotated[int, Field(ge=2, le=MOST)] = Field(description="queries in an optimizer step; one alone has no negative")
+    batch: BatchOfPairs = Field(description="as of the other trainings, but 2 or more: one query alone has no negative")
     tau: Temperature = Field(description="temperature of the in-batch InfoNCE loss")
     mask: Mask = Field(
         description="other queries' positives that are no negatives. none: all are (VLM2Vec); equal: those with the own positive's content "
         "are not; labelled: nor are those labelled as positives of the same query in another pair"
     )
+
+    @model_validator(mode="after")
+    def _a_batch_has_negatives(self) -> InBatch:
+        if isinstance(self.batch, UpTo) and self.batch.max < 2:
+            raise ValueError(f"batch.max {self.batch.max} must be 2 or more: one query alone has no negative")
+        return self
 
 
 class Mined(Optimizer):

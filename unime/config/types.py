@@ -38,6 +38,9 @@ UNPRINTABLE = {"Cc": "a control character", "Zl": "a line separator", "Zp": "a p
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
+BRANCH = "form: "
+"""How the names begin of the forms that a setting may have (a number, a section); they are no part of its key."""
+
 WRITTEN = ("results", "logs", "scratch", ".dvc", ".git", ".snakemake")
 """Folders that the pipeline, or one of its tools, writes."""
 

@@ -14,7 +14,7 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     import polars as pl
 
     from unime import artifacts, caution
-    from unime.report import charts, crossmodal, page, protocol, table, warned
+    from unime.report import charts, choice, crossmodal, page, protocol, table, warned
     from unime.report.protocol import Training
 
     evaluated, mining, data_train, data_eval, *trained = inputs
@@ -28,10 +28,9 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         return artifacts.read_tables(data_train, config.data.train_sets, file, schema)
 
     trainings = {}
-    for name in protocol.TRAINED:
-        settings = config.train[name]
-        negatives = 0 if name == "in_batch" else settings.negatives
-        trainings[name] = Training.of(settings.steps, settings.batch, negatives)
+    for name, folder in zip(protocol.TRAINED, trained, strict=False):  # the reranker is the last one, and no row of its own
+        negatives = 0 if name == "in_batch" else config.train[name].negatives
+        trainings[name] = Training.read(folder / "log.csv", negatives)
     note = protocol.note(trainings, config.evaluate.rerank, config.evaluate.rerank_mode)
     found = table.build(scores(tasks), tasks, config.evaluate.compare, note)
     captions = crossmodal.build(scores(columns), columns)
@@ -54,9 +53,14 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
         *warned.of_data(data_eval, [*tasks, *columns], pairs, items),
     ]
     artifacts.write_json({"warnings": warnings}, warnings_file)
-    html.write_text(
-        page.page(found, drawn, text, train, evaluation, crossmodal=section, columns=shown, warnings=warnings), encoding="utf-8"
+    own: dict[str, choice.Answers] = {}
+    for name in choice.own_tasks(tasks):
+        predictions = artifacts.read_table(evaluated / name / "predictions.parquet", artifacts.PREDICTIONS)
+        own[name] = choice.answers(predictions, name)
+    whole = page.page(
+        found, drawn, text, train, evaluation, crossmodal=section, columns=shown, warnings=warnings, choice=choice.section(own)
     )
+    html.write_text(whole, encoding="utf-8")
     csv.write_text(table.to_csv(found), encoding="utf-8")
     markdown.write_text(table.to_markdown(found), encoding="utf-8")
     captions_csv.write_text(crossmodal.to_csv(captions), encoding="utf-8")
@@ -64,7 +68,8 @@ def run(config: View, job: Job, inputs: list[Path], outputs: list[Path]) -> str:
     more = crossmodal.to_metrics(captions)
     artifacts.write_json({model: means | more[model] for model, means in table.to_metrics(found).items()}, metrics)
     lines = [line.rstrip() for line in table.to_text(found).splitlines() if line.strip()]
-    return caution.said("\n".join([f"{len(tasks)} tasks, {len(columns)} cross-modal columns", *lines]), warnings)
+    counted = f"{len(tasks)} tasks, {len(columns)} cross-modal columns"
+    return caution.said("\n".join([counted, *lines, *choice.lines(own)]), warnings)
 
 
 DOOR = Door(
@@ -76,13 +81,7 @@ DOOR = Door(
         "evaluate.rerank",
         "evaluate.rerank_mode",
         "mine.source",
-        "train.in_batch.steps",
-        "train.in_batch.batch",
-        "train.hard_negatives.steps",
-        "train.hard_negatives.batch",
         "train.hard_negatives.negatives",
-        "train.unime_v2.steps",
-        "train.unime_v2.batch",
         "train.unime_v2.negatives",
     ),
     inputs=(

@@ -37,6 +37,10 @@ SUITE_CAPTIONS = 5
 """Captions of an image of NanoScenes."""
 
 
+TRAININGS = ("in_batch", "hard_negatives", "unime_v2", "reranker")
+"""The configuration's trainings, by their section of train."""
+
+
 class Set(NamedTuple):
     """A training set: its pairs, distinct items, queries and candidates; `counted`, or else bounds."""
 
@@ -152,7 +156,7 @@ def hits(one: Set, k: int) -> int:
 def work(config: Any, train: Path = TRAIN, evaluation: Path = EVAL, stale: Collection[str] | None = None) -> list[Work]:
     """The plan's rows, in the order that data flows; of the `stale` stages alone, where these are given.  Raises as `train_sets`."""
     sets = train_sets(config, train)
-    rows = [*_training(config), *_evaluating(config, evaluation)]
+    rows = [*_training(config, sets), *_evaluating(config, evaluation)]
     if stale is not None:
         rows = [row for row in rows if not row.stage.startswith("train_") or row.stage in stale]
     return [*_mining(config, sets, stale), *rows]
@@ -182,13 +186,38 @@ def _mining(config: Any, sets: list[Set], stale: Collection[str] | None) -> list
     return rows
 
 
-def _training(config: Any) -> list[Work]:
-    """Steps, batches and lists are the configuration's, so these are exact before there are data."""
-    train, rows = config.train, []
-    for kind, size in (("in_batch", 2), ("hard_negatives", 2 + train.hard_negatives.negatives), ("unime_v2", 2 + train.unime_v2.negatives)):
-        own = getattr(train, kind)
-        rows.append(Work(f"train_{kind}", "items", own.steps * own.batch * size, True))
-    return [*rows, Work("train_reranker", "answers", train.reranker.steps * train.reranker.batch * 3, True)]
+def _training(config: Any, sets: Sequence[Set]) -> list[Work]:
+    """Exact before there are data where steps and batches are plain numbers; else of the rows that are known."""
+    rows, counted = pairs_of(sets), all(one.counted for one in sets)
+    found = []
+    for kind in TRAININGS:
+        own = getattr(config.train, kind)
+        settings = own.resolved(rows)
+        # The reranker answers three times a query; an embedder sees the query, its positive and its negatives.
+        size = 3 if kind == "reranker" else 2 + getattr(own, "negatives", 0)
+        what = "answers" if kind == "reranker" else "items"
+        found.append(Work(f"train_{kind}", what, settings.steps * settings.batch * size, counted or not own.follows_rows))
+    return found
+
+
+def pairs_of(sets: Iterable[Set]) -> int:
+    """Training rows of all sets together."""
+    return sum(one.pairs for one in sets)
+
+
+def lengths(config: Any, sets: Sequence[Set]) -> list[str]:
+    """Notes on trainings whose steps or batch depend on the number of rows: what they come to."""
+    rows = pairs_of(sets)
+    known = f"{rows:,} rows" if all(one.counted for one in sets) else f"at most {rows:,} rows"
+    found = []
+    for kind in TRAININGS:
+        own = getattr(config.train, kind)
+        if own.follows_rows:
+            settings = own.resolved(rows)
+            found.append(
+                f"train.{kind} on {known}: {settings.steps:,} steps of {settings.batch:,} queries (steps: {own.steps}; batch: {own.batch})"
+            )
+    return found
 
 
 def _evaluating(config: Any, root: Path) -> Iterable[Work]:

@@ -74,8 +74,9 @@ class Estimate:
         self.config, self.options, self.train, self.evaluation = config, options, train, evaluation
         self.imports = 0.0 if options.begun is None else time.monotonic() - options.begun
         self.work = counts.work(config, train, evaluation, options.stale)
-        self.sets = [one for one in counts.train_sets(config, train) if one.counted]
-        self.notes: dict[str, None] = {}
+        sets = counts.train_sets(config, train)
+        self.sets, self.pairs = [one for one in sets if one.counted], counts.pairs_of(sets)
+        self.notes: dict[str, None] = dict.fromkeys(counts.lengths(config, sets))
         self._absent: dict[str, None] = {}
         self._sizes: dict[tuple[Any, ...], Sizes] = {}
         self._items: dict[tuple[Path, tuple[str, ...]], Items] = {}
@@ -97,7 +98,7 @@ class Estimate:
             raise ValueError(f"--rate {unknown[0]}: no such row in this plan; its rows: {known}")
 
     def rows(self) -> list[Row]:
-        """Every stage's row.  Raises ValueError for an item that is too long and for a batch larger than the training table."""
+        """Every stage's row.  Raises ValueError for an item that is too long."""
         loads = {one.stage: self._load(one) for one in self.work}
         if self._absent:
             self.notes[
@@ -151,11 +152,10 @@ class Estimate:
             return _scaled(found, one.count, sum(counts.judged(s, config.retrieve.k) for s in self.sets))
         if one.stage.startswith("train_"):
             kind = one.stage.removeprefix("train_")
-            settings, table = getattr(config.train, kind), self._table(kind)
-            if len(self.sets) < len(config.data.train_sets):
-                settings = settings.model_copy(update={"batch": min(settings.batch, len(table))})
-            found = tokens.of_training(kind, table, sizes, settings, config.seed, BYTES[config.models.dtype])
-            return _scaled(found, getattr(config.train, kind).batch, settings.batch)
+            whole, table = getattr(config.train, kind).resolved(self.pairs), self._table(kind)
+            part = whole.model_copy(update={"batch": min(whole.batch, len(table))})  # of the sets whose data are there
+            found = tokens.of_training(kind, table, sizes, part, config.seed, BYTES[config.models.dtype])
+            return _scaled(found, whole.batch, part.batch)
         places = {name: self.evaluation / name for name in self._tasks(one.stage)}
         if one.stage.endswith("_reranker"):
             asked = lists.of_config(config, list(places), self.evaluation, max(1, tokens.SAMPLE // (5 * len(places))))

@@ -126,7 +126,7 @@ def judging(backbone: Backbone, sizes: Sizes, asked: Sequence[Question], batch_t
 
 def training(kind: str, backbone: Backbone, sizes: Sizes, table: pl.DataFrame, config: Any, threads: int, seconds: float) -> Rate:
     """Tokens a second of a training's steps, and seconds an image of its vision tower."""
-    settings, seed = getattr(config.train, kind), config.seed
+    settings, seed = getattr(config.train, kind).resolved(len(table)), config.seed
     backbone.add_lora(settings.lora if kind == "reranker" else config.train.lora, seed)
     accelerator, shown = accelerator_for(backbone), Shown(backbone, sizes.items, limit=1 << 33)
     table = table.head(min(settings.batch, max(16, 4 * settings.micro)))

@@ -26,14 +26,16 @@ def page(
     crossmodal: str = "",
     columns: Sequence[Mapping[str, Any]] = (),
     warnings: Sequence[str] = (),
+    choice: str = "",
 ) -> str:
     """The whole page.  `charts`: SVG by meta-task; `mining`: the mining report in markdown, `images` the SVG texts it names;
     `train`, `tasks`, `columns`: the report.json of every results/data/train/<set> and results/data/eval/<task>, MMEB's tasks and
     cross-modal columns; `crossmodal`: the cross-modal table's `section`, '' where no such column ran;
-    `warnings`: signs that a result means nothing, above everything else."""
+    `warnings`: signs that a result means nothing, above everything else; `choice`: the section on a user's own tasks, '' for none."""
     found = {"Warnings": html.render("\n".join(f"- {' '.join(one.split())}" for one in warnings))} if warnings else {}
     sections = {
         **found,
+        **({"Which model": html.render(choice, deeper=2)} if choice else {}),
         "Results": html.render(table.means_markdown(results), deeper=2) + "\n" + _by_meta(results, charts),
         **({"Cross-modal": html.render(crossmodal, deeper=2)} if crossmodal else {}),
         "Mining": html.render(_without_title(mining), images, deeper=1),

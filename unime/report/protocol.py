@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from unime.evaluate.tasks import MODELS
@@ -23,6 +25,14 @@ class Training(NamedTuple):
     def of(steps: int, batch: int, negatives: int) -> Training:
         """Of an embedder whose queries have one positive and so many mined negatives."""
         return Training(steps, batch, 2 + negatives)
+
+    @staticmethod
+    def read(log: Path, negatives: int) -> Training:
+        """Of the log.csv of such an embedder: steps and batch may depend on the number of rows, which the configuration does not know."""
+        with log.open(encoding="utf-8", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        steps, items = int(last["step"]), int(last["items"])
+        return Training.of(steps, items // (steps * (2 + negatives)), negatives)
 
 
 READS = {

@@ -39,8 +39,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError(f"--item-tokens {given.item_tokens}: an item has 1 token or more")
     rated = dict(map(rate, given.rate))
     from unime import artifacts
+    from unime.plan import fits, table
     from unime.plan import stale as dvc
-    from unime.plan import table
     from unime.plan.estimate import Estimate, Options
 
     stale = None
@@ -51,6 +51,9 @@ def run(given: argparse.Namespace, values: Any) -> str:
         values = dvc.reduced(values, stale)
         if not stale:
             return "nothing is stale: nothing would run"
+    too_large = fits.problems(values, read=stale is None or "filter_train" not in stale)
+    if too_large:
+        raise ValueError("\n".join(too_large.values()))
     options = Options(0.0 if given.no_calibrate else given.calibrate, rated, given.item_tokens, begun, stale)
     estimate = Estimate(values, options)
     rows = estimate.rows()

@@ -13,7 +13,9 @@ from unime import prompts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder of merged weights, e.g. results/export/unime_v2")
+    parser.add_argument(
+        "model", type=Path, help="a trained embedder: merged weights (results/export/unime_v2) or an adapter (results/train/in_batch)"
+    )
     parser.add_argument("data", type=Path, help="folder of a data stage, e.g. results/data/train/<set>: its candidates are searched")
     parser.add_argument("--query", default="", help="text of the query, with its instruction if the model was trained with one")
     parser.add_argument("--image", type=Path, help="image of the query")
@@ -21,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, values: Any) -> str:
-    """The best candidates as a text table.  `values` is the configuration: `models`, `embed`, `evaluate.image_size`, `Decoding.of(data)`.
+    """The best candidates as a text table.  `values` is the configuration: `models`, `embed`, `evaluate.image_size`, `data`.
 
     Vectors of the candidates stay in scratch/search and are used again for the same model and data.  Raises ValueError where there is
-    neither text nor image, or the folder has no candidates.
+    neither text nor image, the folder has no candidates, or the model is no embedder.
     """
     from unime.backbones import load
     from unime.data import images, own
@@ -41,7 +43,8 @@ def run(given: argparse.Namespace, values: Any) -> str:
         raise ValueError(f"--image {given.image}: no such file")
     decoding = Decoding.of(values.data)
     items, wanted = Items.open(given.data, decoding), candidates(given.data)
-    backbone = load(given.model, models=values.models, image_size=values.evaluate.image_size)
+    folder, adapter = opened(given.model)
+    backbone = load(folder, adapter=adapter, models=values.models, image_size=values.evaluate.image_size)
     image = None if given.image is None else images.decode(given.image.read_bytes(), decoding, str(given.image.parent), given.image.name)
     text, _ = own.marked(given.query, given.image and given.image.name)
     asked = backbone.embed(backbone.collate([backbone.item_prompt(Content(text, image))])).detach().cpu().numpy()
@@ -51,12 +54,33 @@ def run(given: argparse.Namespace, values: Any) -> str:
         backbone,
         batch_tokens=values.embed.batch_tokens,
         shard=values.embed.shard,
-        scratch=Path("scratch/search") / key(given.model, wanted, values),
+        scratch=Path("scratch/search") / key([given.model, folder], wanted, values),
         track=_bar,
     )
     scores = similarities(asked, vectors, np.arange(len(ids))[None, :])[0]
     best = np.argsort(-scores, kind="stable")[: given.top]
     return table([(float(scores[at]), items.text(ids[at]), "/".join(filter(None, items.image_place(ids[at])))) for at in best])
+
+
+def opened(model: Path) -> tuple[Path, Path | None]:
+    """Folder of the MLLM and folder of the adapter (None for merged weights) that a trained embedder's folder stands for.
+
+    Raises ValueError for a reranker, which has no vectors, and for an adapter whose MLLM is not there.
+    """
+    from unime.backbones.files import is_there, read_json
+    from unime.train import card
+
+    if card.kind_of(model) == "reranker":
+        raise ValueError(f"{model}: a reranker reads a query with its candidates and gives no vectors; name an embedder, e.g. unime_v2")
+    if not is_there(model, "adapter_config.json"):
+        return model, None
+    base = read_json(model, "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not Path(base).is_dir():
+        raise ValueError(
+            f"{model}: an adapter for {base!r}, and there is no such folder here; run this where it is, or search with merged weights "
+            "(results/export/<name>; `export` in config.yaml says which are made)"
+        )
+    return Path(base), model
 
 
 def candidates(folder: Path) -> list[str]:
@@ -76,11 +100,14 @@ def candidates(folder: Path) -> list[str]:
     return found.unique().sort().cast(pl.String).to_list()
 
 
-def key(model: Path, wanted: list[str], values: Any) -> str:
-    """Names the vectors of these candidates by this model (its files' sizes and times) at this image size."""
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.iterdir()) if file.is_file()]
+def key(folders: list[Path], wanted: list[str], values: Any) -> str:
+    """Names the vectors of these candidates by the folders of a model (their files' sizes and times) at this image size."""
+    files = []
+    for folder in folders:
+        there = [file for file in sorted(folder.iterdir()) if file.is_file()]
+        files.append((str(folder.resolve()), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in there]))
     settings = values.models.dtype, values.models.device, values.evaluate.image_size, values.embed.shard, values.embed.batch_tokens
-    return hashlib.sha256(repr((str(model.resolve()), files, settings, wanted)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((files, settings, wanted)).encode()).hexdigest()[:16]
 
 
 def table(rows: list[tuple[float, str, str]]) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 
 from unime import caution
 from unime.backbones import Backbone
+from unime.config.training import Optimizer
 from unime.markdown import escaped
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "items")
@@ -40,6 +41,14 @@ def write(
     (out / "README.md").write_text(about, encoding="utf-8")
     for file in out.glob("*.safetensors"):  # written for their owner alone: others may read them as they may the card
         shutil.copymode(out / "README.md", file)
+
+
+def notes(settings: Optimizer, rows: int) -> dict[str, str]:
+    """What a card says of settings that depend on the number of training rows; nothing of settings that are plain numbers."""
+    if not settings.follows_rows:
+        return {}
+    found = settings.resolved(rows)
+    return {"queries in a step": f"{found.batch} (batch: {settings.batch}; steps: {settings.steps})"}
 
 
 def warnings(log: list[dict[str, float]], table: pl.DataFrame) -> list[str]:
@@ -103,6 +112,18 @@ def exported(
         f"---\nlibrary_name: transformers\n{base}\n---\n\n{body.rstrip()}\n\n{found}\n## Weights\n\nThe adapter is merged into the base "
         f"model: `from_pretrained` of this folder needs no adapter.  Made by commit `{commit}` of the pipeline.\n"
     )
+
+
+def kind_of(folder: str | Path) -> str | None:
+    """What the card of an adapter or of merged weights says that they are, e.g. `unime_v2`; None where no card of this project is."""
+    file = Path(folder) / "README.md"
+    if not file.is_file():
+        return None
+    for row in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if row.startswith("# "):
+            name = row.removeprefix("# ").strip()
+            return name if name in ABOUT else None
+    return None
 
 
 def line(log: list[dict[str, float]], table: pl.DataFrame) -> str:

@@ -38,15 +38,18 @@ def train_embedder(
     """Train an adapter and write it to the folder `out`, with log.csv and a model card; returns a line about the run.
 
     `table` is PAIRS for `in_batch` and MINED for the other two; `view` holds `seed`, `models`, `train.lora` and `train.<kind>`, in
-    whose place `settings` are used where they are given.  `labels` (columns query and positive, of all training sets) has labelled
-    positives that `table` lacks, for `mask` labelled: of pairs that were not mined, and of rows that data.cap left out.
+    whose place `settings` are used where they are given.  Steps and batch that depend on the number of rows are those of `table`.
+    `labels` (columns query and positive, of all training sets) has labelled positives that `table` lacks, for `mask` labelled: of pairs
+    that were not mined, and of rows that data.cap left out.
     Raises ValueError for a teacher's score that is NaN or outside [0, 1], too few negatives, or a batch larger than the table.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no way to train an embedder; known: {', '.join(KINDS)}")
     settings = getattr(view.train, kind) if settings is None else settings
+    notes = card.notes(settings, len(table))
+    settings = settings.resolved(len(table))
     backbone.add_lora(view.train.lora, view.seed)
-    accelerator, shown, notes = accelerator_for(backbone), Shown(backbone, items), {}
+    accelerator, shown = accelerator_for(backbone), Shown(backbone, items)
     budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
     accumulate = accumulator(kind, shown, table, settings, accelerator, budget, level, labels)
     if kind != "in_batch" and not len(unjudged(table)):

@@ -50,14 +50,14 @@ def train_reranker(table: pl.DataFrame, items: Any, backbone: Backbone, view: An
     `view` holds `seed`, `models` and `train.reranker`.  Raises ValueError for a pair without negatives, a batch larger than the table, or
     a pair without scores where `pair_negative` or `list_order` is `hardest`.
     """
-    settings = view.train.reranker
+    settings = view.train.reranker.resolved(len(table))
     backbone.add_lora(settings.lora, view.seed)
     accelerator = accelerator_for(backbone)
     budget, level = prepared(backbone, view.train.passes, job.parallel, accelerator)
     accumulate = Answers(Shown(backbone, items.on_white()), table, settings, view.seed, accelerator, budget, level)
     log = fit(backbone, settings, len(table), view.seed, job, accelerator, accumulate)
     if accelerator.is_main_process:
-        card.write(out, backbone, "reranker", log, view, table, {})
+        card.write(out, backbone, "reranker", log, view, table, card.notes(view.train.reranker, len(table)))
     accelerator.wait_for_everyone()
     return card.line(log, table)
 
