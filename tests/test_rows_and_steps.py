@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 from checkouts import ROOT, Checkout, new_checkout
+from training import files, train, view_of, write_data
 
 from unime import artifacts, config
 from unime.__main__ import main
@@ -20,6 +21,7 @@ from unime.data import sets
 from unime.data.images import Decoding
 from unime.job import Job
 from unime.plan import fits
+from unime.report import protocol
 
 KINDS = ("in_batch", "hard_negatives", "unime_v2", "reranker")
 EPOCHS = {"epochs": 4, "min": 10, "max": 50}
@@ -104,6 +106,36 @@ def test_a_wrong_form_is_refused_with_its_key(key: str, wrong: object, said: str
     with pytest.raises(ConfigError) as raised:
         config.parse(whole)
     assert said in str(raised.value) and "form: " not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder, pairs=24)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "unime_v2", "reranker"])
+def test_a_training_that_follows_its_rows_is_the_one_with_these_numbers(kind: str, data: Path, nano: Path, tmp_path: Path) -> None:
+    forms = {
+        "rows": {"steps": {"epochs": 1.2, "min": 2, "max": 9}, "batch": {"max": 10}, "warmup": 0.3, "checkpoint": 50},
+        "numbers": {"steps": 3, "batch": 10, "warmup": 1, "checkpoint": 50},
+        "all rows": {"steps": {"epochs": 1.0, "min": 2, "max": 9}, "batch": {"max": 500}, "warmup": 1, "checkpoint": 50},
+    }
+    made = {}
+    for name, changes in forms.items():
+        train(kind, data, nano, tmp_path / name, tmp_path / f"scratch {name}", **changes)
+        made[name] = files(tmp_path / name)
+    assert made["rows"]["adapter_model.safetensors"] == made["numbers"]["adapter_model.safetensors"]
+    assert made["rows"]["log.csv"] == made["numbers"]["log.csv"]
+    card = (tmp_path / "rows/README.md").read_text()
+    assert "| steps | 3 |" in card and "| queries in a step | 10 (batch: up to 10; steps: 1.2 epochs, 2 to 9 steps) |" in card
+    assert "queries in a step" not in (tmp_path / "numbers/README.md").read_text()
+    assert "| queries in a step | 24 (" in (tmp_path / "all rows/README.md").read_text()
+    if kind != "reranker":
+        negatives = view_of(kind, data, nano).train[kind].negatives if kind != "in_batch" else 0
+        found = {name: protocol.Training.read(tmp_path / name / "log.csv", negatives) for name in made}
+        assert [tuple(one) for one in found.values()] == [(3, 10, 2 + negatives)] * 2 + [(2, 24, 2 + negatives)]
 
 
 # Refused before anything runs
