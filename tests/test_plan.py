@@ -447,13 +447,6 @@ def test_other_judgements_than_the_runs_own_are_noted(run: Path, asked) -> None:
     assert note.startswith("mine.judgements is 'results/judges/nano-published'") and not estimate(run, asked).notes
 
 
-def test_a_batch_larger_than_the_table_is_found_before_the_run(run: Path, asked) -> None:
-    large = asked.train.in_batch.model_copy(update={"batch": 1000})
-    plan = estimate(run, asked.model_copy(update={"train": asked.train.model_copy(update={"in_batch": large})}))
-    with pytest.raises(ValueError, match="a batch of 1000 is more than the 48 training rows"):
-        plan.rows()
-
-
 def test_every_row_is_measured(run: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(run)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
