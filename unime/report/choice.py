@@ -117,7 +117,7 @@ def section(tasks: Mapping[str, Answers]) -> str:
     take = (
         f"`python -m unime search` takes any of the embedders: `results/train/<name>`, or merged weights in `results/export/<name>` where "
         f"`export` in config.yaml names it ({', '.join(f'{MODELS[key]}: `{key}`' for key in EMBEDDERS[1:])}). The reranker reads "
-        f"{MODELS[RERANKED]}'s best candidates and gives no vectors: it can put them in order, and not search."
+        f"{MODELS[RERANKED]}'s best candidates and gives no vectors, so it cannot search."
     )
     return "\n".join([*parts, notes, "", take, ""])
 
