@@ -176,6 +176,8 @@ def test_snakemake_and_dvc_follow_folders_of_every_kind(above: str, tmp_path: Pa
     """The real tools on the real rules: what they read is found, a change in it is seen, and its absence is told by key and folder."""
     root, model = f"{above}{ALL}/data", f"{above}{ALL}/weights"
     values = with_value(data__root=root, data__train_sets=["Mine"], models__base=model, embed__model=model, export={})
+    for training in ("in_batch", "hard_negatives", "unime_v2", "reranker"):
+        values["train"][training]["batch"] = {"max": 16}  # the set has few rows
     checkout: Checkout = new_checkout(tmp_path / "project", values)
     own_rows(checkout.root / root)
     shutil.copytree(ROOT / "assets/nano-mllm", checkout.root / model)

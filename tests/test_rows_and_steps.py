@@ -181,6 +181,7 @@ def test_an_ablation_is_counted_too_and_its_own_key_is_named(tmp_path: Path, mon
     write_rows(Path("data/own"), 40)
     found = fits.problems(config.parse(whole))
     assert list(found) == ["ablation_train@large"] and "ablations.embedders.large.batch is 41" in found["ablation_train@large"]
+    assert fits.of_the_run(found) == {}, "nobody has asked for it"
 
 
 def test_every_format_is_counted_and_damaged_files_are_left_to_their_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def main(stage: str, part: str | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows names all the same
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
-    too_large = fits.problems(load()) if stage.partition("@")[0] in PAID else {}
+    too_large = fits.of_the_run(fits.problems(load())) if stage.partition("@")[0] in PAID else {}
     if too_large:
         log.error("%s", "\n".join(too_large.values()))
         return 1

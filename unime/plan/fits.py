@@ -40,6 +40,11 @@ def problems(config: Config, read: bool = True, tables: Path = counts.TRAIN) -> 
     return found
 
 
+def of_the_run(found: dict[str, str]) -> dict[str, str]:
+    """Those of `problems` that a whole run meets: ablations are trained on request alone, and may ask for more rows than it has."""
+    return {stage: why for stage, why in found.items() if not stage.startswith("ablation_train")}
+
+
 def told(key: str, batch: int, rows: Rows, config: Config) -> str:
     """Key, value, bound and remedy."""
     names = ", ".join(config.data.train_sets[:3]) + (", ..." if len(config.data.train_sets) > 3 else "")

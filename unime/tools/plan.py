@@ -51,7 +51,7 @@ def run(given: argparse.Namespace, values: Any) -> str:
         values = dvc.reduced(values, stale)
         if not stale:
             return "nothing is stale: nothing would run"
-    too_large = fits.problems(values, read=stale is None or "filter_train" not in stale)
+    too_large = fits.of_the_run(fits.problems(values, read=stale is None or "filter_train" not in stale))
     if too_large:
         raise ValueError("\n".join(too_large.values()))
     options = Options(0.0 if given.no_calibrate else given.calibrate, rated, given.item_tokens, begun, stale)
