@@ -53,7 +53,6 @@ from lockfile import DAMAGED, replaced
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's library, whichever is installed
 
 from unime.config import load  # noqa: E402
-from unime.plan import fits  # noqa: E402
 
 WAIT = 2.0
 """Seconds between two looks at a lock that another process holds."""
@@ -73,10 +72,13 @@ def main(stage: str, part: str | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode shows names all the same
     sys.argv[0] = f"{socket.gethostname()}: {Path(sys.argv[0]).name}"  # DVC's locks show it to whoever meets them
-    too_large = fits.of_the_run(fits.problems(load())) if stage.partition("@")[0] in PAID else {}
-    if too_large:
-        log.error("%s", "\n".join(too_large.values()))
-        return 1
+    if stage.partition("@")[0] in PAID:
+        from unime.plan import fits  # loads polars, which other jobs do not need
+
+        too_large = fits.of_the_run(fits.problems(load()))
+        if too_large:
+            log.error("%s", "\n".join(too_large.values()))
+            return 1
     ran: list[str] = []
     dvcfile.modify_yaml = replaced
     rwlock._release_read, rwlock._release_write = forgiving(rwlock._release_read), forgiving(rwlock._release_write)
