@@ -217,14 +217,19 @@ def test_either_tool_from_scratch_records_the_same_and_evaluations_overlap(finis
 
 
 def test_what_finished_before_a_failure_is_kept_and_the_rerun_goes_on(checkout: Checkout) -> None:
-    checkout.configure("train.reranker.batch", 500)  # more than there are rows
+    before = yaml.safe_load((checkout.root / "config.yaml").read_text())["train"]["reranker"]["lr"]
+    checkout.configure("train.reranker.lr", before / 2)
     checkout.configure("train.unime_v2.lr", 0.001)
+    obstacle = checkout.root / "scratch/train_reranker"
+    obstacle.parent.mkdir(exist_ok=True)
+    obstacle.write_text("a file where the stage needs a folder")
     text = checkout.sh("snakemake --keep-going", code=1)
-    assert "a batch of 500 is more than the" in text and "train_unime_v2" in text
+    assert "scratch/train_reranker" in text and "train_unime_v2" in text
     assert checkout.computed() == {"train_reranker", "train_unime_v2", "settings"}
     assert checkout.status() >= {"train_reranker"} and "train_unime_v2" not in checkout.status()
     assert not (checkout.root / "results/train/reranker").exists() and not list((checkout.root / "results").rglob(".*.tmp"))
-    checkout.configure("train.reranker.batch", 4)
+    obstacle.unlink()
+    checkout.configure("train.reranker.lr", before)
     checkout.sh("snakemake")
     assert EVALUATE <= checkout.computed() <= {*EVALUATE, *REPORT, "settings"}
     checkout.assert_clean()
