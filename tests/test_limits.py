@@ -170,7 +170,7 @@ class Run:
         self.raw = yaml.safe_load((ROOT / "presets/own-data.yaml").read_text())
         self.own = f"own-{root.parent.name}-{root.name}"  # an archive that this process has read is known by its path
         self.raw["data"] |= {"root": self.own, "train_sets": ["S"]}
-        self.raw["evaluate"] |= {"tasks": ["S"], "crossmodal": []}
+        self.raw["evaluate"] |= {"tasks": ["S"], "crossmodal": [], "rerank_mode": "likelihood"}
         (root / "models").mkdir()
         (root / "models/nano-mllm").symlink_to(model.resolve())
 

@@ -202,8 +202,8 @@ def folder(tmp_path_factory) -> Path:
     rows, mined = [], []
     for number, text in enumerate(TEXTS):
         families.image(56, 28 * (1 + number % 2), number).save(place / "images" / f"{number}.png")
-        rows.append((f"q{number:02}", f"{MARK}\nWhat is it? {text}", str(place / "images"), f"{number}.png"))
-        rows.append((f"c{number:02}", f"{text} {number}", "", ""))
+        rows.append((f"q{number:02}", f"{MARK}\nWhat is it? {text}", str(place / "images"), f"{number}.png", str(number)))
+        rows.append((f"c{number:02}", f"{text} {number}", "", "", ""))
     for number in range(len(TEXTS)):
         others = [f"c{(number + step) % len(TEXTS):02}" for step in range(1, 11)]
         pair = artifacts.pair_id("Tiny", f"q{number:02}", f"c{number:02}")

@@ -125,7 +125,7 @@ def foreign(here: Path) -> Path:
     """A folder of rows whose words no ASCII terminal has."""
     folder = here / "own/train/S"
     folder.mkdir(parents=True)
-    rows = [{"query_text": f"{OWN} {number}", "positive_text": f"{OWN} answer {number}"} for number in range(3)]
+    rows = [{"query_text": f"{OWN} {number}", "positive_text": f"{OWN} answer {number}"} for number in range(40)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return here
 
@@ -137,7 +137,7 @@ def damage(folder: Path) -> None:
 
 PLAIN: list[tuple[tuple[str, ...], Callable[[Path], None], int, str]] = [
     (("--help",), lambda folder: None, 0, "stages:"),
-    (("data_train", "S"), lambda folder: None, 0, "made results/rows/train/S: 3 pairs"),
+    (("data_train", "S"), lambda folder: None, 0, "made results/rows/train/S: 40 pairs"),
     (("data_train", "S"), damage, 1, "jsonl: no usable row of 1"),
     (("data_train", OWN), lambda folder: None, 1, "error: 'caf"),
     (("plan", "--no-calibrate"), lambda folder: None, 0, "at most"),
