@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unime.tools.rows import text
 from unime.tools.rows.folder import Folder, is_picture
-from unime.tools.rows.model import Options, Pair, Side, Source, where
+from unime.tools.rows.model import Options, Pair, Side, Source
 from unime.tools.rows.text import Json
 
 KEYS = frozenset({"anchor", "positive"})
@@ -22,15 +22,10 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
     negative may be a list of them.  A row with any other key, or with a picture that is missing, is a bad one.
     """
     source = Source("sentence-transformers' anchors and positives", unit="pairs")
-    for file in files:
-        below = where(file.parent, folder.root)
-        for place, value, reason in text.json_rows(file, where(file, folder.root)):
-            if reason is not None:
-                source.bad_rows.append(f"{place}: {reason}")
-                continue
-            pair = _pair(source, folder, below, place, value)
-            if pair is not None:
-                source.pairs.append(pair)
+    for below, place, value in text.good_rows(source, folder, files):
+        pair = _pair(source, folder, below, place, value)
+        if pair is not None:
+            source.pairs.append(pair)
     return source
 
 

@@ -9,7 +9,7 @@ from unime import prompts
 from unime.tools.rows import text
 from unime.tools.rows.anchors import side_of
 from unime.tools.rows.folder import Folder
-from unime.tools.rows.model import Options, Pair, Source, where
+from unime.tools.rows.model import Options, Pair, Source
 from unime.tools.rows.text import Json
 
 KEYS = frozenset({"messages", "conversations"})
@@ -36,16 +36,11 @@ def read(folder: Folder, files: list[Path], options: Options) -> Source:
     An item holds one image, so a conversation with several is a bad row.  System turns are counted and left out.
     """
     source = Source("conversations", unit="pairs")
-    for file in files:
-        below = where(file.parent, folder.root)
-        for place, value, reason in text.json_rows(file, where(file, folder.root)):
-            if reason is not None:
-                source.bad_rows.append(f"{place}: {reason}")
-                continue
-            try:
-                source.pairs += _pairs(source, folder, below, place, value)
-            except Unusable as problem:
-                source.bad_rows.append(f"{place}: {problem}")
+    for below, place, value in text.good_rows(source, folder, files):
+        try:
+            source.pairs += _pairs(source, folder, below, place, value)
+        except Unusable as problem:
+            source.bad_rows.append(f"{place}: {problem}")
     return source
 
 

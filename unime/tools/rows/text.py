@@ -11,6 +11,8 @@ from pathlib import Path
 
 from unime import config
 from unime.data import stream
+from unime.tools.rows.folder import Folder
+from unime.tools.rows.model import Source, where
 
 Wanted = tuple[str | None, Sequence[str]]
 """Which column is looked for: the one that the user names, or one of known names (see `column`)."""
@@ -198,6 +200,17 @@ def json_rows(file: Path, shown: str) -> Iterator[tuple[str, Json, str | None]]:
         return
     for number, value, reason in stream.lines(file):
         yield f"{shown}: line {number}", value, reason
+
+
+def good_rows(source: Source, folder: Folder, files: Sequence[Path]) -> Iterator[tuple[str, str, Json]]:
+    """(folder of the file below the source's, place, value) of the rows of JSON files; a row that is no JSON is added to the bad ones."""
+    for file in files:
+        below = where(file.parent, folder.root)
+        for place, value, reason in json_rows(file, where(file, folder.root)):
+            if reason is not None:
+                source.bad_rows.append(f"{place}: {reason}")
+                continue
+            yield below, place, value
 
 
 def first_keys(file: Path) -> frozenset[str]:
